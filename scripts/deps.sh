@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Installs the packages that building, testing and checking need, through apt.
+#
+#   scripts/deps.sh [build] [demo] [test] [lint]      (build, test and lint without an argument)
+#
+# Asks the local package database first: where nothing is missing it prints nothing and needs
+# neither the network nor root. PG=17 picks another server version than 15.
+set -euo pipefail
+
+PG=${PG:-15}
+
+packages() {
+    case $1 in
+    # clang and llvm: PGXS compiles every source a second time, to bitcode for the JIT.
+    build) echo build-essential clang llvm pkg-config "postgresql-$PG" \
+        "postgresql-server-dev-$PG" ;;
+    test) echo cmake perl "postgresql-$PG-cron" "postgresql-$PG-pgtap" \
+        libtap-parser-sourcehandler-pgtap-perl libipc-run-perl libgtest-dev googletest nlohmann-json3-dev \
+        jq procps util-linux ;;
+    demo) echo "postgresql-$PG-cron" jq procps util-linux ;;
+    lint) echo cmake clang clang-format clang-tidy libgtest-dev googletest nlohmann-json3-dev perl shellcheck ;;
+    *) die "unknown profile '$1' (known: build, demo, test, lint)" ;;
+    esac
+}
+
+die() {
+    echo "deps: $*" >&2
+    exit 1
+}
+
+installed() {
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+# The packages of the given profiles that are not there, each once.
+missing_of() {
+    local profile package
+    for profile in "$@"; do
+        for package in $(packages "$profile"); do
+            installed "$package" || echo "$package"
+        done
+    done | sort -u
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+apt() {
+    # No recommendations: a test machine wants no sysstat. The lock may be held by a machine's
+    # own nightly update for some minutes.
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 --no-install-recommends "$@"
+}
+
+# postgresql-NN creates a cluster and starts it as it is installed, which nobody asked for here.
+# postgresql-common alone does not: so it comes first, and its setting is turned off around the
+# rest and then put back as it was.
+CLUSTER_CONF=/etc/postgresql-common/createcluster.conf
+conf_backup=
+
+no_default_cluster() {
+    apt install postgresql-common >/dev/null
+    conf_backup=$(mktemp)
+    cp "$CLUSTER_CONF" "$conf_backup"
+    trap restore_cluster_conf EXIT
+    # cp, not mv or sed -i: the file keeps its owner and mode.
+    { grep -v '^ *create_main_cluster' "$conf_backup" || true
+        echo 'create_main_cluster = false'; } | as_root tee "$CLUSTER_CONF" >/dev/null
+}
+
+restore_cluster_conf() {
+    as_root cp "$conf_backup" "$CLUSTER_CONF"
+    rm -f "$conf_backup"
+    trap - EXIT
+}
+
+main() {
+    [ $# -gt 0 ] || set -- build test lint
+    command -v dpkg-query >/dev/null || die "needs Debian's package tools; elsewhere install by \
+hand: a C++20 compiler, CMake, GoogleTest, PostgreSQL $PG with its server headers, pg_cron, pgTAP"
+
+    local profile missing
+    for profile in "$@"; do packages "$profile" >/dev/null; done
+    mapfile -t missing < <(missing_of "$@")
+    [ ${#missing[@]} -gt 0 ] || return 0
+
+    if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
+        die "missing packages, and neither root nor sudo to install them. As root:
+  apt-get install ${missing[*]}"
+    fi
+    echo "deps: installing ${missing[*]}"
+    # A source that is out of reach need not stop an install from the others.
+    apt update >/dev/null || echo "deps: apt-get update failed, trying with the lists at hand" >&2
+    if [[ " ${missing[*]} " == *" postgresql-$PG "* ]]; then no_default_cluster; fi
+    apt install "${missing[@]}" >/dev/null ||
+        die "apt-get could not install: ${missing[*]} (is PG=$PG in this system's sources?)"
+    if [ -n "$conf_backup" ]; then restore_cluster_conf; fi
+}
+
+main "$@"

@@ -1,0 +1,307 @@
+// bacmr_doctor: looks for what an operator would otherwise find out at night. Each check says what
+// is wrong and which command mends it.
+#include "pg/postgres.hpp"
+
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "core/durable_file.hpp"
+#include "core/error.hpp"
+#include "jobs/schedule.hpp"
+#include "pg/entry.hpp"
+#include "pg/library.hpp"
+#include "pg/result.hpp"
+#include "pg/security.hpp"
+#include "pg/settings.hpp"
+#include "pg/spi.hpp"
+#include "sources/source.hpp"
+
+namespace jobs {
+namespace {
+
+// Below this a report, and soon the server itself, may fail to write.
+constexpr std::uint64_t kLowSpaceBytes = std::uint64_t{1} << 30;
+
+struct Finding {
+  std::string check;
+  std::string severity;  // error: something does not work; warning: it will not for long
+  std::string finding;
+  std::string fix;
+};
+
+class Doctor {
+ public:
+  explicit Doctor(const pg::Extension& extension)
+      : extension_(extension), sources_(sources::Sources::load(extension)) {}
+
+  std::vector<Finding> examine() {
+    check_versions();
+    check_preload();
+    check_sources();
+    check_indexes();
+    check_table_owner_rights();
+    check_triggers();
+    check_schedule();
+    check_artifact_directory();
+    check_pauses();
+    check_runs();
+    check_backlog();
+    return std::move(findings_);
+  }
+
+ private:
+  void add(const char* check, const char* severity, std::string finding, std::string fix) {
+    findings_.push_back({check, severity, std::move(finding), std::move(fix)});
+  }
+
+  // A query that returns findings and fixes.
+  void add_rows(const char* check, const char* severity, const std::string& sql,
+                std::initializer_list<pg::Param> params = {}) {
+    pg::Spi spi;
+    const pg::Rows rows = spi.query(sql, params);
+    for (std::uint64_t i = 0; i < rows.size(); ++i) {
+      add(check, severity, rows.text(i, 0), rows.text(i, 1));
+    }
+  }
+
+  const sources::Source* usable(const char* source) const {
+    const sources::Source* found = sources_.find(source);
+    return found != nullptr && found->exists() && found->problem.empty() ? found : nullptr;
+  }
+
+  void check_versions() {
+    if (extension_.version != pg::kLibraryVersion) {
+      add("versions", "error",
+          "the SQL objects are of version " + extension_.version + ", the library of " +
+              pg::kLibraryVersion,
+          "ALTER EXTENSION bacmr_ops UPDATE; -- or restart the server, if the library is the "
+          "older");
+    }
+  }
+
+  void check_preload() {
+    if (!pg::preloaded()) {
+      add("preload", "warning",
+          "bacmr_ops is not in shared_preload_libraries: no worker expires reservations",
+          "ALTER SYSTEM SET shared_preload_libraries = ...,bacmr_ops (and restart), or SELECT "
+          "bacmr_schedule() to expire by pg_cron");
+      return;
+    }
+    add_rows("worker", "error",
+             "SELECT 'the worker does not run: ' || coalesce(last_error, state),"
+             " CASE WHEN state LIKE 'off%' THEN 'ALTER SYSTEM SET bacmr.worker_enabled = on, or"
+             " add this database to bacmr.databases; SELECT pg_reload_conf()'"
+             " ELSE 'ALTER SYSTEM SET max_worker_processes = 16, then restart' END FROM " +
+                 extension_.object("bacmr_worker_status") +
+                 "() WHERE worker = 'worker' AND pid IS NULL AND state <> 'starting'");
+  }
+
+  void check_sources() {
+    if (sources_.all().empty()) {
+      add("sources", "error", "no table is attached",
+          "SELECT * FROM bacmr_attach('your_schema'), or SELECT bacmr_create_tables()");
+    }
+    for (const sources::Source& source : sources_.all()) {
+      if (const std::string status = source.status(); status != "attached") {
+        add("sources", "error",
+            "the source " + source.source + " (" + source.sql_name() + ") is " + status,
+            "mend the table, or SELECT bacmr_detach('" + source.source + "')");
+      }
+    }
+  }
+
+  bool has_index(const sources::Source& source, const char* column, bool unique) {
+    pg::Spi spi;
+    return !spi.query(
+                   "SELECT 1 FROM pg_index WHERE indrelid = $1 AND indisvalid"
+                   " AND indkey[0] = $2 AND (indisunique OR NOT $3) LIMIT 1",
+                   {pg::Param::oid(source.oid), pg::Param::int2(source.columns.at(column).number),
+                    pg::Param::boolean(unique)})
+                .empty();
+  }
+
+  void check_indexes() {
+    const sources::Source* reservations = usable("reservations");
+    const sources::Source* ledger = usable("wallet_ledger");
+    if (reservations != nullptr && reservations->expiry_problem.empty() &&
+        !has_index(*reservations, "expires_at", false)) {
+      add("indexes", "warning",
+          "each expiry tick reads all of " + reservations->sql_name() + ": no index begins with " +
+              reservations->col("expires_at"),
+          "CREATE INDEX CONCURRENTLY ON " + reservations->sql_name() + " (" +
+              reservations->col("expires_at") + ", " + reservations->col("id") + ") WHERE " +
+              reservations->col("status") + " = 'reserved'");
+    }
+    if (ledger == nullptr || !ledger->expiry_problem.empty()) {
+      return;
+    }
+    if (!has_index(*ledger, "user_id", false)) {
+      add("indexes", "warning",
+          "recheck_after reads all of " + ledger->sql_name() + ": no index begins with " +
+              ledger->col("user_id"),
+          "CREATE INDEX CONCURRENTLY ON " + ledger->sql_name() + " (" + ledger->col("user_id") +
+              ")");
+    }
+    if (reservations != nullptr && reservations->refund && ledger->has("reservation_id") &&
+        !has_index(*ledger, "reservation_id", true)) {
+      add("indexes", "warning",
+          "nothing in " + ledger->sql_name() + " forbids a second refund of one reservation",
+          "CREATE UNIQUE INDEX CONCURRENTLY ON " + ledger->sql_name() + " (" +
+              ledger->col("reservation_id") + ") WHERE " + ledger->col("reason") +
+              " = 'reservation_expired'");
+    }
+  }
+
+  // The worker acts as the owner of the reservations.
+  void check_table_owner_rights() {
+    const sources::Source* reservations = usable("reservations");
+    if (reservations == nullptr || !reservations->refund) {
+      return;
+    }
+    for (const auto& [name, privileges] :
+         {std::pair("wallet", "SELECT, UPDATE"), std::pair("wallet_ledger", "SELECT, INSERT")}) {
+      if (const sources::Source* source = usable(name)) {
+        add_rows("privileges", "error",
+                 "SELECT format('%s, who owns the reservations, lacks %s on %s', $1::regrole, p,"
+                 " $2::regclass), format('GRANT %s ON %s TO %s', p, $2::regclass, $1::regrole)"
+                 " FROM unnest(string_to_array($3, ', ')) p"
+                 " WHERE NOT has_table_privilege($1, $2, p)",
+                 {pg::Param::oid(reservations->owner), pg::Param::oid(source->oid),
+                  pg::Param::text(privileges)});
+      }
+    }
+  }
+
+  // Expiry runs under search_path = pg_catalog, pg_temp, and so do the triggers that it fires.
+  void check_triggers() {
+    for (const char* name : {"wallet", "wallet_ledger", "reservations"}) {
+      if (const sources::Source* source = usable(name)) {
+        add_rows(
+            "triggers", "warning",
+            "SELECT format('trigger %I on %s calls %s, which has no search_path of its own:"
+            " expiry fires it with pg_catalog only', t.tgname, t.tgrelid::regclass,"
+            " t.tgfoid::regprocedure), format('ALTER FUNCTION %s SET search_path = %I,"
+            " pg_temp', t.tgfoid::regprocedure, p.pronamespace::regnamespace::text)"
+            " FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
+            " JOIN pg_language l ON l.oid = p.prolang"
+            " WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND l.lanname NOT IN ('c', 'internal')"
+            " AND NOT EXISTS (SELECT FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%')",
+            {pg::Param::oid(source->oid)});
+      }
+    }
+  }
+
+  void check_schedule() {
+    if (usable("wallet") == nullptr) {
+      return;
+    }
+    if (const std::string problem = schedule_problem(); !problem.empty()) {
+      add("schedule", "warning", problem,
+          "load pg_cron (shared_preload_libraries; CREATE EXTENSION pg_cron), then SELECT * FROM "
+          "bacmr_schedule()");
+    }
+    add_rows("runs", "warning",
+             "SELECT CASE WHEN last IS NULL THEN 'the wallets have never been reconciled'"
+             " ELSE 'the last reconciliation ended ' || date_trunc('minute', clock_timestamp()"
+             " - last) || ' ago' END, 'SELECT bacmr_reconcile(), and SELECT bacmr_schedule() for"
+             " every night' FROM (SELECT max(finished_at) AS last FROM " +
+                 extension_.object("bacmr_job_run") +
+                 " WHERE job = 'reconcile' AND status IN ('succeeded', 'discrepancies')) r"
+                 " WHERE EXISTS (SELECT FROM " +
+                 extension_.object("bacmr_source") +
+                 " WHERE source = 'wallet') AND (last IS NULL"
+                 " OR last < clock_timestamp() - interval '2 days')");
+  }
+
+  void check_artifact_directory() {
+    const std::string directory = pg::settings::artifact_directory();
+    const std::string fix =
+        "ALTER SYSTEM SET bacmr.artifact_directory = '/a/directory/the/server/may/write'; SELECT "
+        "pg_reload_conf()";
+    try {
+      core::make_private_directory(directory);
+    } catch (const core::Error& e) {
+      add("artifact directory", "error", e.message(), fix);
+      return;
+    }
+    if (::access(directory.c_str(), W_OK | X_OK) != 0) {
+      add("artifact directory", "error", "the server may not write into " + directory, fix);
+      return;
+    }
+    struct statvfs space {};
+    if (::statvfs(directory.c_str(), &space) == 0 &&
+        std::uint64_t{space.f_bavail} * space.f_frsize < kLowSpaceBytes) {
+      add("free space", "warning", "less than 1 GB is free where " + directory + " lies",
+          "free some, or set bacmr.artifact_directory to another file system");
+    }
+  }
+
+  void check_pauses() {
+    add_rows("paused", "warning",
+             "SELECT format('the job %s is paused: %s', job, reason),"
+             " format('SELECT bacmr_unpause(%L)', job) FROM " +
+                 extension_.object("bacmr_job_pause") + " ORDER BY job");
+  }
+
+  void check_runs() {
+    add_rows("runs", "error",
+             "SELECT format('the last run of %s (%s) ended as %s%s', job, run_id, status,"
+             " coalesce(': ' || error, '')), format('SELECT * FROM %s WHERE run_id = %s',"
+             " CASE status WHEN 'discrepancies' THEN 'bacmr_discrepancy' ELSE 'bacmr_job_run' END,"
+             " run_id) FROM (SELECT DISTINCT ON (job) * FROM " +
+                 extension_.object("bacmr_job_run") +
+                 " WHERE status <> 'skipped' ORDER BY job, run_id DESC) last"
+                 " WHERE status IN ('discrepancies', 'failed') ORDER BY job");
+  }
+
+  // Reads the table as its owner. Only a plain one: a view's code would run, and the security
+  // context that the doctor runs in must not be put to the test by everybody who may attach one.
+  void check_backlog() {
+    const sources::Source* reservations = usable("reservations");
+    if (reservations == nullptr || !reservations->expiry_problem.empty()) {
+      return;
+    }
+    const std::string expires = reservations->col("expires_at");
+    const pg::AsUser owner(reservations->owner);
+    const pg::PinnedSettings settings;
+    pg::Spi spi;
+    const pg::Rows rows =
+        spi.query("SELECT count(*), min(" + expires + ")::text FROM " + reservations->sql_name() +
+                  " WHERE " + reservations->col("status") + " = 'reserved' AND " + expires +
+                  " < statement_timestamp() - interval '5 minutes'");
+    if (rows.int8(0, 0) > 0) {
+      add("backlog", "warning",
+          std::to_string(rows.int8(0, 0)) +
+              (rows.int8(0, 0) == 1 ? " reservation is" : " reservations are") +
+              " due for more than 5 minutes, the oldest since " + rows.text(0, 1),
+          "SELECT * FROM bacmr_expire_reservations(), then look at the skipped ones: SELECT * FROM "
+          "bacmr_reconcile()");
+    }
+  }
+
+  const pg::Extension& extension_;
+  sources::Sources sources_;
+  std::vector<Finding> findings_;
+};
+
+Datum doctor_function(pg::Args args) {
+  std::vector<Finding> findings;
+  {
+    const pg::Extension extension = pg::require_extension();
+    const pg::AsExtensionOwner owner(extension.owner);
+    findings = Doctor(extension).examine();
+  }
+  pg::ResultSet result(args);
+  for (const Finding& finding : findings) {
+    result.row({pg::Value::text(finding.check), pg::Value::text(finding.severity),
+                pg::Value::text(finding.finding), pg::Value::text(finding.fix)});
+  }
+  return pg::void_result();
+}
+
+}  // namespace
+}  // namespace jobs
+
+BACMR_FUNCTION(bacmr_doctor, jobs::doctor_function);

@@ -1,0 +1,84 @@
+// bacmr_grant: the documented privilege profiles, granted as the caller (who needs the right to).
+#include "pg/postgres.hpp"
+
+#include <string>
+#include <vector>
+
+#include "core/error.hpp"
+#include "pg/entry.hpp"
+#include "pg/extension.hpp"
+#include "pg/security.hpp"
+#include "pg/spi.hpp"
+
+namespace jobs {
+namespace {
+
+struct Profile {
+  const char* name;
+  std::vector<const char*> readable;   // tables and views
+  std::vector<const char*> functions;  // with their argument types
+  std::vector<const char*> procedures;
+  std::vector<const char*> sequences;
+};
+
+const std::vector<Profile>& profiles() {
+  static const std::vector<Profile> list = {
+      {"app", {}, {"bacmr_log(text, text, jsonb)"}, {}, {}},
+      {"monitor",
+       {"bacmr_sources", "bacmr_status"},
+       {"bacmr_source_status()", "bacmr_worker_status()", "bacmr_library_version()"},
+       {},
+       {}},
+      {"operator",
+       {"bacmr_sources", "bacmr_status", "bacmr_job_run", "bacmr_discrepancy", "bacmr_job_pause"},
+       {"bacmr_attach(name)", "bacmr_attach(text, regclass, jsonb, jsonb)", "bacmr_detach(text)",
+        "bacmr_source_status()", "bacmr_create_tables(name)", "bacmr_reconcile(interval)",
+        "bacmr_reconcile_report(bigint)", "bacmr_expire_reservations(bigint)",
+        "bacmr_schedule(text, text, text)", "bacmr_unschedule()", "bacmr_pause(text, text)",
+        "bacmr_unpause(text)", "bacmr_worker_status()", "bacmr_library_version()", "bacmr_doctor()",
+        "bacmr_log(text, text, jsonb)"},
+       {"bacmr_run_job(text, jsonb)"},
+       {}},
+      // What pg_dump reads.
+      {"backup",
+       {"bacmr_source", "bacmr_job_pause", "bacmr_job_run", "bacmr_discrepancy"},
+       {},
+       {},
+       {"bacmr_job_run_run_id_seq"}}};
+  return list;
+}
+
+const Profile& find_profile(const std::string& name) {
+  for (const Profile& profile : profiles()) {
+    if (name == profile.name) {
+      return profile;
+    }
+  }
+  throw core::Error(core::sqlstate::kInvalidParameterValue, "unknown profile \"" + name + "\"", {},
+                    "The profiles are: app, monitor, operator, backup.");
+}
+
+Datum grant_function(pg::Args args) {
+  const Profile& profile = find_profile(args.text(0, "profile"));
+  const std::string role = pg::quote_identifier(args.name(1, "role_name"));
+  const pg::PinnedSettings settings;
+  const pg::Extension extension = pg::require_extension();
+  const std::string schema = pg::quote_identifier(extension.schema);
+  pg::Spi spi;
+  spi.query("GRANT USAGE ON SCHEMA " + schema + " TO " + role);
+  auto grant = [&](const char* what, const std::vector<const char*>& objects) {
+    for (const char* object : objects) {
+      spi.query(std::string("GRANT ") + what + " " + schema + "." + object + " TO " + role);
+    }
+  };
+  grant("SELECT ON TABLE", profile.readable);
+  grant("SELECT ON SEQUENCE", profile.sequences);
+  grant("EXECUTE ON FUNCTION", profile.functions);
+  grant("EXECUTE ON PROCEDURE", profile.procedures);
+  return pg::void_result();
+}
+
+}  // namespace
+}  // namespace jobs
+
+BACMR_FUNCTION(bacmr_grant, jobs::grant_function);

@@ -1,0 +1,161 @@
+#include "pg/postgres.hpp"
+
+#include "jobs/job_run.hpp"
+
+#include "core/error.hpp"
+#include "pg/security.hpp"
+#include "pg/settings.hpp"
+#include "pg/spi.hpp"
+
+extern "C" {
+#include "utils/timestamp.h"
+}
+
+namespace jobs {
+namespace {
+
+constexpr const char* kJobNames = "reconcile, expire";
+
+std::string table(const pg::Extension& extension) { return extension.object("bacmr_job_run"); }
+
+}  // namespace
+
+const char* name_of(Job job) {
+  switch (job) {
+    case Job::kReconcile:
+      return "reconcile";
+    case Job::kExpire:
+      return "expire";
+  }
+  return "";
+}
+
+Job parse_job(const std::string& name) {
+  for (const Job job : {Job::kReconcile, Job::kExpire}) {
+    if (name == name_of(job)) {
+      return job;
+    }
+  }
+  for (const char* later : {"export", "import", "verify", "drill", "reindex"}) {
+    if (name == later) {
+      throw core::Error(core::sqlstate::kFeatureNotSupported,
+                        "the job \"" + name + "\" is not part of bacmr_ops " + pg::kLibraryVersion,
+                        {}, std::string("This version has the jobs ") + kJobNames + ".");
+    }
+  }
+  throw core::Error(core::sqlstate::kInvalidParameterValue, "unknown job \"" + name + "\"", {},
+                    std::string("The jobs are: ") + kJobNames + ".");
+}
+
+pg::JobLock lock_of(Job job) { return pg::JobLock::for_job(static_cast<std::uint32_t>(job)); }
+
+core::Error already_running(Job job) {
+  return {core::sqlstate::kLockNotAvailable,
+          std::string("the job \"") + name_of(job) + "\" is already running in this database",
+          {},
+          "Wait for it (SELECT * FROM bacmr_status), or end its session."};
+}
+
+const char* name_of(RunStatus status) {
+  switch (status) {
+    case RunStatus::kRunning:
+      return "running";
+    case RunStatus::kSucceeded:
+      return "succeeded";
+    case RunStatus::kDiscrepancies:
+      return "discrepancies";
+    case RunStatus::kFailed:
+      return "failed";
+    case RunStatus::kSkipped:
+      return "skipped";
+  }
+  return "";
+}
+
+std::string new_request_id() {
+  std::string id = pg::settings::request_id();
+  if (id.empty()) {
+    pg::Spi spi;
+    id = spi.query("SELECT pg_catalog.gen_random_uuid()::pg_catalog.text").text(0, 0);
+  }
+  return id;
+}
+
+std::int64_t start_run(const pg::Extension& extension, Job job, const std::string& request_id) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows rows =
+      spi.query("INSERT INTO " + table(extension) +
+                    " (job, status, started_at, request_id)"
+                    " VALUES ($1, 'running', clock_timestamp(), $2) RETURNING run_id",
+                {pg::Param::text(name_of(job)), pg::Param::text(request_id)});
+  return rows.int8(0, 0);
+}
+
+void finish_run(const pg::Extension& extension, std::int64_t run_id, const RunResult& result) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  spi.query("UPDATE " + table(extension) +
+                " SET status = $2, finished_at = clock_timestamp(), detail = $3::jsonb, error = $4"
+                " WHERE run_id = $1",
+            {pg::Param::int8(run_id), pg::Param::text(name_of(result.status)),
+             pg::Param::text(result.detail), pg::Param::text(result.error)});
+}
+
+std::int64_t record_run(const pg::Extension& extension, Job job, const std::string& request_id,
+                        std::int64_t started_at, const RunResult& result) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows rows =
+      spi.query("INSERT INTO " + table(extension) +
+                    " (job, status, started_at, finished_at, request_id, detail, error)"
+                    " VALUES ($1, $2, $3, clock_timestamp(), $4, $5::jsonb, $6) RETURNING run_id",
+                {pg::Param::text(name_of(job)), pg::Param::text(name_of(result.status)),
+                 pg::Param::timestamptz(started_at), pg::Param::text(request_id),
+                 pg::Param::text(result.detail), pg::Param::text(result.error)});
+  return rows.int8(0, 0);
+}
+
+void fail_dead_runs(const pg::Extension& extension) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows rows =
+      spi.query("SELECT run_id FROM " + table(extension) +
+                " WHERE status = 'running' ORDER BY run_id FOR UPDATE SKIP LOCKED");
+  for (std::uint64_t i = 0; i < rows.size(); ++i) {
+    const pg::JobLock lock = pg::JobLock::for_run(rows.int8(i, 0));
+    if (!lock.try_acquire(pg::LockSpan::kTransaction)) {
+      continue;  // its process lives
+    }
+    spi.query("UPDATE " + table(extension) +
+                  " SET status = 'failed', finished_at = clock_timestamp(),"
+                  " error = 'the process that ran this job is gone (crash, restart or kill)'"
+                  " WHERE run_id = $1 AND status = 'running'",
+              {pg::Param::int8(rows.int8(i, 0))});
+  }
+}
+
+void prune_history(const pg::Extension& extension) {
+  const int retention = pg::settings::history_retention_s();
+  if (retention == 0) {
+    return;
+  }
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  // SKIP LOCKED: two who prune never wait for each other, nor for somebody's open transaction.
+  spi.query("WITH old AS MATERIALIZED (SELECT run_id FROM " + table(extension) +
+                " r WHERE r.finished_at < clock_timestamp() - make_interval(secs => $1::float8)"
+                "  AND EXISTS (SELECT FROM " +
+                table(extension) +
+                " later WHERE later.job = r.job AND later.status = r.status"
+                "   AND later.run_id > r.run_id) FOR UPDATE SKIP LOCKED),"
+                " gone AS (DELETE FROM " +
+                table(extension) +
+                " r USING old WHERE r.run_id = old.run_id RETURNING r.run_id)"
+                " DELETE FROM " +
+                extension.object("bacmr_discrepancy") +
+                " d USING gone WHERE d.run_id = gone.run_id",
+            {pg::Param::int8(std::int64_t{retention})});
+}
+
+}  // namespace jobs

@@ -1,0 +1,52 @@
+// The book-keeping of job runs: one row in bacmr_job_run a run, written as the extension's owner.
+#pragma once
+
+#include "core/error.hpp"
+#include "pg/extension.hpp"
+#include "pg/lock.hpp"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace jobs {
+
+enum class Job : std::uint32_t { kReconcile = 1, kExpire = 2 };
+
+const char* name_of(Job job);
+// Throws 22023 for a name that is no job's, 0A000 for a job of a later version.
+Job parse_job(const std::string& name);
+// Held by the one run of a job that a database may have at a time. Expiry does not take it: any
+// number of sessions may expire.
+pg::JobLock lock_of(Job job);
+core::Error already_running(Job job);
+
+enum class RunStatus { kRunning, kSucceeded, kDiscrepancies, kFailed, kSkipped };
+const char* name_of(RunStatus status);
+
+// bacmr.request_id, or a fresh uuid: what ties log lines, job runs and ledger rows together.
+std::string new_request_id();
+
+// What stands in the row when the run is over. `detail`: a JSON object.
+struct RunResult {
+  RunStatus status = RunStatus::kSucceeded;
+  std::string detail = "{}";
+  std::optional<std::string> error;
+};
+
+// The functions below need a transaction; they connect to SPI themselves.
+
+// A row with the status `running`; returns its run_id.
+std::int64_t start_run(const pg::Extension& extension, Job job, const std::string& request_id);
+void finish_run(const pg::Extension& extension, std::int64_t run_id, const RunResult& result);
+// A row for a run that is over already.
+std::int64_t record_run(const pg::Extension& extension, Job job, const std::string& request_id,
+                        std::int64_t started_at, const RunResult& result);
+
+// Turns `running` rows whose process is gone into `failed` ones.
+void fail_dead_runs(const pg::Extension& extension);
+// Deletes runs that ended longer ago than bacmr.history_retention, but the latest of each job and
+// status, which the views need.
+void prune_history(const pg::Extension& extension);
+
+}  // namespace jobs

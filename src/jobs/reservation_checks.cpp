@@ -1,0 +1,144 @@
+#include "pg/postgres.hpp"
+
+#include "jobs/reservation_checks.hpp"
+
+#include "pg/row_store.hpp"
+#include "pg/security.hpp"
+
+namespace jobs {
+namespace {
+
+using sources::Source;
+
+// Later than any worker's tick: who is still reserved by then has been forgotten.
+constexpr const char* kStaleAfter = "interval '5 minutes'";
+
+struct Check {
+  const Source& wallet;
+  const Source& ledger;
+  const Source& reservations;
+  const UserFilter* filter;
+
+  std::string user_filter(const Source& source, const char* alias) const {
+    if (filter == nullptr) {
+      return {};
+    }
+    const std::string key = std::string(alias) + "." + source.col("user_id");
+    return " AND (" + key + " = ANY ($2::" + source.type_name("user_id") + "[]) OR ($3 AND " + key +
+           " IS NULL))";
+  }
+};
+
+// The moment at which a reservation expired, as well as the table can tell.
+std::string expired_at(const Source& reservations) {
+  const std::string expires = "r." + reservations.col("expires_at");
+  return reservations.has("updated_at")
+             ? "coalesce(r." + reservations.col("updated_at") + ", " + expires + ")"
+             : expires;
+}
+
+std::string since_literal(const Source& reservations) {
+  return pg::quote_literal(reservations.since) + "::timestamptz";
+}
+
+// Each query returns kind, user and detail. $1: now, $2: the users, $3: whether nobody counts too.
+
+std::string open_reservations_query(const Check& check) {
+  const Source& r = check.reservations;
+  const std::string amount = "r." + r.col("amount");
+  const std::string expires = "r." + r.col("expires_at");
+  return "SELECT k.kind, q.user_id, q.detail FROM ("
+         "SELECT r." +
+         r.col("user_id") + "::text AS user_id, jsonb_build_object('reservation_id', r." +
+         r.col("id") + "::text, 'amount', " + amount + ", 'expires_at', " + expires +
+         ")::text AS detail, w.present IS NULL AS orphan, (" + expires +
+         " IS NULL OR NOT coalesce(" + r.payable("amount", "r.") +
+         ", false)) AS invalid, coalesce(" + expires + " < $1 - " + kStaleAfter +
+         ", false) AS stale FROM " + r.sql_name() + " r LEFT JOIN (SELECT " +
+         check.wallet.col("user_id") + " AS user_id, true AS present FROM " +
+         check.wallet.sql_name() + ") w ON w.user_id = r." + r.col("user_id") + " WHERE r." +
+         r.col("status") + " = 'reserved'" + check.user_filter(r, "r") +
+         ") q, LATERAL (VALUES ('orphan_reservation', q.orphan), ('invalid_reservation', "
+         "q.invalid),"
+         " ('stale_reservation', q.stale)) k(kind, applies) WHERE k.applies";
+}
+
+std::string unrefunded_query(const Check& check) {
+  const Source& r = check.reservations;
+  const Source& l = check.ledger;
+  return "SELECT 'unrefunded_expiry', r." + r.col("user_id") +
+         "::text, jsonb_build_object('reservation_id', r." + r.col("id") + "::text, 'amount', r." +
+         r.col("amount") + ")::text FROM " + r.sql_name() + " r WHERE r." + r.col("status") +
+         " = 'expired' AND " + expired_at(r) + " >= " + since_literal(r) +
+         check.user_filter(r, "r") + " AND NOT EXISTS (SELECT FROM " + l.sql_name() +
+         " l WHERE l." + l.col("reason") + " = 'reservation_expired' AND l." +
+         l.col("reservation_id") + " = r." + r.col("id") + " AND l." + l.col("delta") + " = r." +
+         r.col("amount") + ")";
+}
+
+std::string duplicate_query(const Check& check) {
+  const Source& r = check.reservations;
+  const Source& l = check.ledger;
+  const std::string id = "l." + l.col("reservation_id");
+  // The latest of the rows decides whether the matter is older than the attachment.
+  const std::string moment = l.has("created_at")
+                                 ? "max(l." + l.col("created_at") + ")"
+                                 : "(SELECT " + expired_at(r) + " FROM " + r.sql_name() +
+                                       " r WHERE r." + r.col("id") + " = " + id + ")";
+  return "SELECT 'duplicate_refund', min(l." + l.col("user_id") +
+         "::text), jsonb_build_object('reservation_id', " + id +
+         "::text, 'refunds', count(*),"
+         " 'refunded', sum(l." +
+         l.col("delta") + "))::text FROM " + l.sql_name() + " l WHERE l." + l.col("reason") +
+         " = 'reservation_expired' AND " + id + " IS NOT NULL" + check.user_filter(l, "l") +
+         " GROUP BY " + id + " HAVING count(*) > 1 AND coalesce(" + moment +
+         " >= " + since_literal(r) + ", true)";
+}
+
+// Where a unique index forbids a second refund, looking for one is in vain.
+bool index_forbids_duplicates(const Source& ledger) {
+  pg::Spi spi;
+  return !spi.query(
+                 "SELECT 1 FROM pg_index WHERE indrelid = $1 AND indisunique AND indisvalid"
+                 " AND indexprs IS NULL AND indnkeyatts = 1 AND indkey[0] = $2"
+                 " AND (indpred IS NULL OR pg_get_expr(indpred, indrelid) = $3) LIMIT 1",
+                 {pg::Param::oid(ledger.oid),
+                  pg::Param::int2(ledger.columns.at("reservation_id").number),
+                  pg::Param::text("(" + ledger.col("reason") + " = 'reservation_expired'::text)")})
+              .empty();
+}
+
+}  // namespace
+
+void check_reservations(const sources::Sources& all, std::int64_t now, const UserFilter* filter,
+                        const std::function<void(Finding)>& report) {
+  if (all.find("reservations") == nullptr) {
+    return;
+  }
+  const Check check{all.require("wallet", "reconcile"), all.require("wallet_ledger", "reconcile"),
+                    all.require("reservations", "reconcile"), filter};
+  const pg::PinnedSettings settings;  // anew, as in compare_balances_by_sql
+  pg::Spi spi;
+  std::vector<std::string> queries = {open_reservations_query(check)};
+  if (check.reservations.refund && check.ledger.has("reservation_id")) {
+    queries.push_back(unrefunded_query(check));
+    if (!index_forbids_duplicates(check.ledger)) {
+      queries.push_back(duplicate_query(check));
+    }
+  }
+  const UserFilter everybody;
+  const UserFilter& chosen = filter != nullptr ? *filter : everybody;
+  for (const std::string& query : queries) {
+    pg::RowStore rows(query, {pg::Param::timestamptz(now), pg::Param::text_array(chosen.users),
+                              pg::Param::boolean(chosen.nobody)});
+    while (const auto row = rows.next()) {
+      Finding finding;
+      finding.kind = (*row)[0].value_or("");
+      finding.user = (*row)[1];
+      finding.detail = (*row)[2].value_or("{}");
+      report(std::move(finding));
+    }
+  }
+}
+
+}  // namespace jobs

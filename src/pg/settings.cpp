@@ -1,0 +1,153 @@
+// Each setting's context says who may change it, and when; the reason stands beside it.
+#include "pg/postgres.hpp"
+
+#include "pg/settings.hpp"
+
+#include <climits>
+
+#include "pg/guard.hpp"
+
+extern "C" {
+#include "utils/guc.h"
+#include "utils/varlena.h"
+}
+
+namespace pg::settings {
+namespace {
+
+char* request_id_value;
+int reconcile_memory_kb;
+int log_format_value;
+char* databases_value;
+bool worker_enabled_value;
+int expire_interval_value;
+int expire_batch_size_value;
+char* artifact_directory_value;
+int history_retention_value;
+
+constexpr int kMaxRequestId = 200;
+
+const config_enum_entry kLogFormats[] = {{"json", static_cast<int>(LogFormat::kJson), false},
+                                         {"text", static_cast<int>(LogFormat::kText), false},
+                                         {nullptr, 0, false}};
+
+// It is written into every log line, job run and ledger row: keep it short and printable.
+bool check_request_id(char** value, void**, GucSource) {
+  const std::size_t length = strlen(*value);
+  if (length > kMaxRequestId) {
+    GUC_check_errdetail("A request id has %d bytes at the most.", kMaxRequestId);
+    return false;
+  }
+  for (std::size_t i = 0; i < length; ++i) {
+    const auto c = static_cast<unsigned char>((*value)[i]);
+    if (c < 0x20 || c == 0x7F) {
+      GUC_check_errdetail("A request id holds no control characters.");
+      return false;
+    }
+  }
+  return true;
+}
+
+bool check_databases(char** value, void**, GucSource) {
+  char* copy = pstrdup(*value);
+  List* names = NIL;
+  const bool good =
+      strcmp(*value, "*") == 0 || (SplitIdentifierString(copy, ',', &names) && names != NIL);
+  if (!good) {
+    GUC_check_errdetail("Expected \"*\" or a list of database names separated by commas.");
+  }
+  list_free(names);
+  pfree(copy);
+  return good;
+}
+
+bool check_artifact_directory(char** value, void**, GucSource) {
+  if (**value == '\0') {
+    GUC_check_errdetail("Name a directory, absolute or relative to the data directory.");
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+void define() {
+  // Any session: it only labels what that session does.
+  DefineCustomStringVariable("bacmr.request_id", "Request id written into log lines and job runs.",
+                             "Empty: each job run makes its own.", &request_id_value, "",
+                             PGC_USERSET, 0, check_request_id, nullptr, nullptr);
+  // Any session, as work_mem is.
+  DefineCustomIntVariable(
+      "bacmr.reconcile_memory", "Memory that a reconciliation may use before it spills to disk.",
+      "The scan takes 32 bytes a user at 5/8 load in each process; beyond this limit the run goes "
+      "through SQL.",
+      &reconcile_memory_kb, 256 * 1024, 64, MAX_KILOBYTES, PGC_USERSET, GUC_UNIT_KB, nullptr,
+      nullptr, nullptr);
+  // Superusers: a session must not hide from the log collector.
+  DefineCustomEnumVariable("bacmr.log_format", "Form of the lines that bacmr_ops logs.", nullptr,
+                           &log_format_value, static_cast<int>(LogFormat::kJson), kLogFormats,
+                           PGC_SUSET, 0, nullptr, nullptr, nullptr);
+  // Reload: these four steer the background workers, which have no session of anybody's.
+  DefineCustomStringVariable("bacmr.databases", "Databases in which the workers run.",
+                             "\"*\": every database that has the extension.", &databases_value, "*",
+                             PGC_SIGHUP, GUC_LIST_INPUT, check_databases, nullptr, nullptr);
+  DefineCustomBoolVariable("bacmr.worker_enabled", "Whether the background workers run.", nullptr,
+                           &worker_enabled_value, true, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+  DefineCustomIntVariable("bacmr.expire_interval", "Longest time between two expiry ticks.",
+                          nullptr, &expire_interval_value, 60, 1, 24 * 3600, PGC_SIGHUP, GUC_UNIT_S,
+                          nullptr, nullptr, nullptr);
+  DefineCustomIntVariable("bacmr.expire_batch_size", "Reservations that expire in one transaction.",
+                          nullptr, &expire_batch_size_value, 1000, 1, 100'000, PGC_SIGHUP, 0,
+                          nullptr, nullptr, nullptr);
+  // Reload: whoever chooses it chooses where the server writes files.
+  DefineCustomStringVariable("bacmr.artifact_directory", "Directory of reports and exports.",
+                             "Relative names are taken from the data directory.",
+                             &artifact_directory_value, "bacmr_artifacts", PGC_SIGHUP, 0,
+                             check_artifact_directory, nullptr, nullptr);
+  // Reload: how long evidence is kept is the operator's decision.
+  DefineCustomIntVariable("bacmr.history_retention", "How long finished job runs are kept.",
+                          "0 keeps them for ever.", &history_retention_value, 90 * 24 * 3600, 0,
+                          INT_MAX, PGC_SIGHUP, GUC_UNIT_S, nullptr, nullptr, nullptr);
+}
+
+std::string request_id() { return request_id_value != nullptr ? request_id_value : ""; }
+
+std::size_t reconcile_memory() { return static_cast<std::size_t>(reconcile_memory_kb) * 1024; }
+
+LogFormat log_format() { return static_cast<LogFormat>(log_format_value); }
+
+std::string databases() { return databases_value; }
+
+bool worker_enabled() { return worker_enabled_value; }
+
+int expire_interval_s() { return expire_interval_value; }
+
+int expire_batch_size() { return expire_batch_size_value; }
+
+std::string artifact_directory() {
+  const std::string directory = artifact_directory_value;
+  return directory.front() == '/' ? directory : std::string(DataDir) + "/" + directory;
+}
+
+int history_retention_s() { return history_retention_value; }
+
+bool works_on(const std::string& database) {
+  if (databases() == "*") {
+    return true;
+  }
+  return call([&] {
+    char* copy = pstrdup(databases_value);
+    List* names = NIL;
+    SplitIdentifierString(copy, ',', &names);
+    bool found = false;
+    ListCell* cell = nullptr;
+    foreach (cell, names) {
+      found = found || strcmp(static_cast<const char*>(lfirst(cell)), database.c_str()) == 0;
+    }
+    list_free(names);
+    pfree(copy);
+    return found;
+  });
+}
+
+}  // namespace pg::settings

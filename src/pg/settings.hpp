@@ -1,0 +1,26 @@
+// The extension's settings (bacmr.*), defined once, when the library is loaded.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace pg::settings {
+
+enum class LogFormat { kJson, kText };
+
+void define();
+
+std::string request_id();        // '' where none is set
+std::size_t reconcile_memory();  // bytes
+LogFormat log_format();
+std::string databases();  // '*' or a list of names
+bool worker_enabled();
+int expire_interval_s();
+int expire_batch_size();
+std::string artifact_directory();  // absolute
+int history_retention_s();         // 0: for ever
+
+// Whether bacmr.databases lets the worker work on `database`.
+bool works_on(const std::string& database);
+
+}  // namespace pg::settings

@@ -1,0 +1,25 @@
+// What has to happen when the transaction ends, one way or the other.
+#pragma once
+
+#include "pg/postgres.hpp"
+
+#include <string>
+
+namespace pg {
+
+// Registers the callbacks; once, when the library is loaded.
+void watch_transactions();
+
+// After the commit of the current transaction, calls what set_wake() named: attachments, pauses and
+// schedules changed, so the worker should look again.
+void wake_worker_at_commit();
+void set_wake(void (*function)());
+
+// However the current transaction ends, calls what set_release() named.
+void release_at_end();
+void set_release(void (*function)());
+
+// The file at `path` tells of work in the current (sub)transaction: it is removed if that aborts.
+void remove_file_at_abort(const std::string& path);
+
+}  // namespace pg

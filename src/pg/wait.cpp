@@ -1,0 +1,39 @@
+#include "pg/wait.hpp"
+
+#include <algorithm>
+
+#include "pg/guard.hpp"
+
+extern "C" {
+#include "storage/latch.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+}
+
+namespace pg {
+namespace {
+
+// A latch may be set for reasons of others, and a timeout is a 32-bit number of milliseconds.
+constexpr std::int64_t kLongestWaitMs = 60'000;
+
+}  // namespace
+
+bool wait_for_latch(std::int64_t milliseconds) {
+  const long timeout = static_cast<long>(std::clamp<std::int64_t>(milliseconds, 0, kLongestWaitMs));
+  return call([timeout] {
+    const int events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout,
+                                 PG_WAIT_EXTENSION);
+    ResetLatch(MyLatch);
+    CHECK_FOR_INTERRUPTS();
+    return (events & WL_LATCH_SET) != 0;
+  });
+}
+
+void wait_interruptibly(std::int64_t microseconds) {
+  const TimestampTz end = GetCurrentTimestamp() + microseconds;
+  for (TimestampTz now = GetCurrentTimestamp(); now < end; now = GetCurrentTimestamp()) {
+    wait_for_latch((end - now) / 1000 + 1);
+  }
+}
+
+}  // namespace pg

@@ -1,0 +1,263 @@
+#include "pg/postgres.hpp"
+
+#include "worker/launcher.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/backoff.hpp"
+#include "pg/background_worker.hpp"
+#include "pg/entry.hpp"
+#include "pg/guard.hpp"
+#include "pg/log.hpp"
+#include "pg/settings.hpp"
+#include "pg/transaction_end.hpp"
+#include "pg/utility_hook.hpp"
+#include "pg/wait.hpp"
+#include "pg/worker_transaction.hpp"
+#include "worker/shared.hpp"
+
+extern "C" {
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_database.h"
+#include "common/pg_prng.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/timestamp.h"
+}
+
+namespace worker {
+namespace {
+
+// How often the list of databases is read: CREATE DATABASE … TEMPLATE tells nobody.
+constexpr std::int64_t kLookAgainMs = 10'000;
+constexpr std::int64_t kSettlingMs = 100;
+// Workers that have not yet said whether their database has the extension, at a time: after a start
+// with many databases the worker slots of the server must not all be taken.
+constexpr int kMaxUnconfirmed = 2;
+constexpr std::chrono::seconds kFirstBackoff{1};
+constexpr std::chrono::minutes kLongestBackoff{5};
+constexpr int kLauncherRestartSeconds = 5;
+constexpr const char* kNoSlot =
+    "no background worker slot is free: raise max_worker_processes and restart";
+constexpr std::int64_t kRepeatAfter = std::chrono::microseconds(std::chrono::minutes(10)).count();
+
+struct Database {
+  Oid oid;
+  std::string name;
+};
+
+// A worker that was started, or is to be started again later.
+struct Charge {
+  BackgroundWorkerHandle* handle = nullptr;  // nullptr: none is running
+  bool without_extension = false;            // looked, found none
+  bool without_slot = false;                 // the server had no room for it
+  core::Backoff backoff{kFirstBackoff, kLongestBackoff};
+  TimestampTz not_before = 0;
+  TimestampTz started_at = 0;
+};
+
+std::vector<Database> read_databases() {
+  pg::WorkerTransaction transaction;
+  Relation relation = pg::call([] { return table_open(DatabaseRelationId, AccessShareLock); });
+  TableScanDesc scan = pg::call([&] { return table_beginscan_catalog(relation, 0, nullptr); });
+  std::vector<Database> result;
+  for (;;) {
+    HeapTuple tuple = pg::call([&] { return heap_getnext(scan, ForwardScanDirection); });
+    if (!HeapTupleIsValid(tuple)) {
+      break;
+    }
+    const auto* row = reinterpret_cast<const FormData_pg_database*>(GETSTRUCT(tuple));
+    if (row->datallowconn) {
+      result.push_back({row->oid, NameStr(row->datname)});
+    }
+  }
+  pg::call([&] {
+    table_endscan(scan);
+    table_close(relation, AccessShareLock);
+  });
+  transaction.commit();
+  return result;
+}
+
+class Launcher {
+ public:
+  [[noreturn]] void run() {
+    for (;;) {
+      reload();
+      shared::drop_stale_holds();
+      if (shared::take_all_changed()) {
+        for (auto& [database, charge] : charges_) {
+          charge.without_extension = false;
+        }
+      }
+      while (const auto changed = shared::take_changed()) {
+        charges_[*changed].without_extension = false;
+        charges_[*changed].not_before = 0;
+      }
+      pg::wait_for_latch(look_after(read_databases()));
+    }
+  }
+
+ private:
+  static void reload() {
+    if (ConfigReloadPending) {
+      ConfigReloadPending = false;
+      pg::call([] { ProcessConfigFile(PGC_SIGHUP); });
+    }
+  }
+
+  // Starts what is missing; returns how long there is nothing to do, in milliseconds.
+  std::int64_t look_after(const std::vector<Database>& databases) {
+    std::int64_t rest = kLookAgainMs;
+    std::set<Oid> present;
+    int unconfirmed = 0;
+    for (const Database& database : databases) {
+      present.insert(database.oid);
+      Charge& charge = charges_[database.oid];
+      settle(charge, database.oid);
+      if (charge.handle != nullptr && !is_confirmed(database.oid)) {
+        ++unconfirmed;
+      }
+    }
+    std::erase_if(charges_, [&](const auto& entry) {
+      return !present.contains(entry.first) && entry.second.handle == nullptr;
+    });
+    for (const Database& database : databases) {
+      Charge& charge = charges_[database.oid];
+      if (charge.handle != nullptr || charge.without_extension || !pg::settings::worker_enabled() ||
+          !pg::settings::works_on(database.name) || shared::is_held(database.oid)) {
+        continue;
+      }
+      if (const std::int64_t wait = charge.not_before - GetCurrentTimestamp(); wait > 0) {
+        rest = std::min(rest, wait / 1000 + 1);
+      } else if (unconfirmed < kMaxUnconfirmed) {
+        unconfirmed += start(charge, database) ? 1 : 0;
+      }
+    }
+    report_shortage();
+    // A worker says that it has settled in shared memory, not by a signal.
+    return unconfirmed > 0 ? std::min(rest, kSettlingMs) : rest;
+  }
+
+  // Says that slots are short when that begins, and again now and then while it lasts.
+  void report_shortage() {
+    const bool shortage =
+        std::ranges::any_of(charges_, [](const auto& entry) { return entry.second.without_slot; });
+    shared::set_start_problem(shortage ? kNoSlot : "");
+    if (shortage && GetCurrentTimestamp() - shortage_reported_at_ > kRepeatAfter) {
+      pg::log_line(pg::LogLevel::kWarning, std::string("a worker cannot start: ") + kNoSlot);
+      shortage_reported_at_ = GetCurrentTimestamp();
+    }
+  }
+
+  // A worker is confirmed once it has looked around and does its rounds.
+  static bool is_confirmed(Oid database) {
+    const auto slot = shared::view(database);
+    return slot && slot->pid != 0 && slot->state != State::kStarting;
+  }
+
+  // Notices that a worker has ended, and decides when the next may start.
+  static void settle(Charge& charge, Oid database) {
+    pid_t pid = 0;
+    if (charge.handle == nullptr || GetBackgroundWorkerPid(charge.handle, &pid) != BGWH_STOPPED) {
+      return;
+    }
+    pfree(charge.handle);
+    charge.handle = nullptr;
+    switch (shared::take_departure(database)) {
+      case Departure::kNoExtension:
+        charge.without_extension = true;
+        break;
+      case Departure::kAsked:
+        charge.backoff.reset();
+        break;
+      case Departure::kNone:
+        back_off(charge);
+        break;
+    }
+  }
+
+  static void back_off(Charge& charge) {
+    // One that ran for long did not fail for the same reason as the one before.
+    if (GetCurrentTimestamp() - charge.started_at >
+        std::chrono::microseconds(kLongestBackoff).count()) {
+      charge.backoff.reset();
+    }
+    const auto delay = charge.backoff.next(pg_prng_uint32(&pg_global_prng_state));
+    charge.not_before = GetCurrentTimestamp() +
+                        std::chrono::duration_cast<std::chrono::microseconds>(delay).count();
+  }
+
+  static bool start(Charge& charge, const Database& database) {
+    BackgroundWorker worker = pg::describe_worker(
+        "bacmr_worker_main", "bacmr_ops worker", "bacmr_ops worker for " + database.name,
+        BgWorkerStart_RecoveryFinished, ObjectIdGetDatum(database.oid));
+    worker.bgw_notify_pid = MyProcPid;
+    const bool started =
+        pg::call([&] { return RegisterDynamicBackgroundWorker(&worker, &charge.handle); });
+    charge.without_slot = !started;
+    if (started) {
+      charge.started_at = GetCurrentTimestamp();
+    } else {
+      charge.handle = nullptr;
+      back_off(charge);
+    }
+    return started;
+  }
+
+  std::map<Oid, Charge> charges_;
+  TimestampTz shortage_reported_at_ = 0;
+};
+
+void launcher_main() {
+  pg::call([] {
+    pqsignal(SIGHUP, SignalHandlerForConfigReload);
+    pqsignal(SIGTERM, die);
+    BackgroundWorkerUnblockSignals();
+    // No database of its own: the shared catalogs are enough, and it is in nobody's way.
+    BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
+    before_shmem_exit([](int, Datum) { shared::set_launcher(0); }, static_cast<Datum>(0));
+    pgstat_report_appname("bacmr_ops launcher");
+  });
+  shared::set_launcher(MyProcPid);
+  Launcher().run();
+}
+
+void register_launcher() {
+  // On a standby it starts with the promotion.
+  BackgroundWorker worker =
+      pg::describe_worker("bacmr_launcher_main", "bacmr_ops launcher", "bacmr_ops launcher",
+                          BgWorkerStart_RecoveryFinished, static_cast<Datum>(0));
+  worker.bgw_restart_time = kLauncherRestartSeconds;
+  RegisterBackgroundWorker(&worker);
+}
+
+}  // namespace
+
+void install() {
+  shared::install();
+  pg::set_wake(shared::wake);
+  pg::set_release(shared::unhold_all);
+  pg::watch_utility({shared::hold, pg::wake_worker_at_commit});
+  register_launcher();
+}
+
+}  // namespace worker
+
+extern "C" {
+PGDLLEXPORT void bacmr_launcher_main(Datum argument);
+void bacmr_launcher_main(Datum) {
+  pg::from_postgres([] { worker::launcher_main(); });
+}
+}

@@ -1,0 +1,342 @@
+// The worker of one database: expires reservations when they fall due.
+#include "pg/postgres.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <string>
+
+#include "core/backoff.hpp"
+#include "core/error.hpp"
+#include "core/json.hpp"
+#include "jobs/expire.hpp"
+#include "jobs/job_run.hpp"
+#include "jobs/pacing.hpp"
+#include "jobs/pause.hpp"
+#include "pg/entry.hpp"
+#include "pg/log.hpp"
+#include "pg/security.hpp"
+#include "pg/settings.hpp"
+#include "pg/wait.hpp"
+#include "pg/worker_transaction.hpp"
+#include "sources/identity.hpp"
+#include "sources/source.hpp"
+#include "worker/shared.hpp"
+
+extern "C" {
+#include "commands/dbcommands.h"
+#include "common/pg_prng.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+}
+
+namespace worker {
+namespace {
+
+using std::chrono::duration_cast;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// Two ticks are never closer than this.
+constexpr std::int64_t kShortestRest = microseconds(seconds(1)).count();
+// Nobody's forgotten transaction may hold up the book-keeping, and with it everything else.
+constexpr const char* kLockTimeout = "1s";
+// Finished runs are pruned this often.
+constexpr std::int64_t kPruneEvery = microseconds(std::chrono::hours(1)).count();
+
+[[noreturn]] void leave(Departure departure) {
+  shared::set_departure(departure);
+  proc_exit(0);
+}
+
+// What the worker finds at the beginning of a tick.
+struct Situation {
+  pg::Extension extension;
+  State state = State::kIdle;  // kIdle: there is work to look for
+  std::string obstacle;        // kUnfit: why nothing can be expired
+  Oid table_owner = InvalidOid;
+};
+
+Situation look_around() {
+  pg::WorkerTransaction transaction;
+  const auto extension = pg::find_extension();
+  if (!extension) {
+    transaction.commit();
+    leave(Departure::kNoExtension);
+  }
+  Situation result;
+  result.extension = *extension;
+  {
+    pg::PinnedSettings settings;
+    settings.set("lock_timeout", kLockTimeout);
+    sources::settle_identity(*extension);
+    jobs::fail_dead_runs(*extension);
+    if (jobs::pause_reason(*extension, "expire")) {
+      result.state = State::kPaused;
+    } else {
+      const sources::Sources all = sources::Sources::load(*extension);
+      const sources::Source* reservations = all.find("reservations");
+      if (reservations == nullptr) {
+        result.state = State::kUnattached;
+      } else if (result.obstacle = jobs::expiry_obstacle(all); !result.obstacle.empty()) {
+        result.state = State::kUnfit;
+      } else {
+        result.table_owner = reservations->owner;
+      }
+    }
+  }
+  transaction.commit();
+  return result;
+}
+
+void record(const Situation& situation, const std::string& request_id, std::int64_t started_at,
+            const jobs::RunResult& result, const jobs::ExpiryTotals& totals) {
+  pg::WorkerTransaction transaction;
+  std::int64_t run_id = 0;
+  {
+    pg::PinnedSettings settings;
+    settings.set("lock_timeout", kLockTimeout);
+    run_id =
+        jobs::record_run(situation.extension, jobs::Job::kExpire, request_id, started_at, result);
+  }
+  transaction.commit();
+  core::JsonObject fields;
+  fields.number("run_id", run_id).raw("totals", totals.detail());
+  if (result.error) {
+    fields.text("error", *result.error);
+  }
+  pg::log_line(result.error ? pg::LogLevel::kError : pg::LogLevel::kInfo,
+               result.error ? "reservation expiry failed" : "reservations expired", fields.str(),
+               request_id);
+}
+
+class Worker {
+ public:
+  [[noreturn]] void run() {
+    for (;;) {
+      const std::int64_t began = GetCurrentTimestamp();
+      std::int64_t next = began + interval();
+      State state = State::kBackingOff;
+      try {
+        state = tick(next);
+        if (state != State::kBackingOff) {
+          failures_.reset();
+        }
+      } catch (const pg::Error& e) {
+        next = after_failure(e.sqlstate(), e.summary());
+      } catch (const core::Error& e) {
+        next = after_failure(e.sqlstate(), e.message());
+      }
+      rest(state, std::max(next, began + kShortestRest));
+    }
+  }
+
+ private:
+  static std::int64_t interval() {
+    return microseconds(seconds(pg::settings::expire_interval_s())).count();
+  }
+
+  std::int64_t retry_at() {
+    const auto delay = failures_.next(pg_prng_uint32(&pg_global_prng_state));
+    return GetCurrentTimestamp() + std::min(duration_cast<microseconds>(delay).count(), interval());
+  }
+
+  // The tick itself broke off: a lock that took too long, a table that is gone, a right that is
+  // missing. Its transaction has been rolled back.
+  std::int64_t after_failure(const char* sqlstate, const std::string& message) {
+    pg::log_line(pg::LogLevel::kError, "reservation expiry failed",
+                 core::JsonObject().text("sqlstate", sqlstate).text("error", message).str());
+    shared::publish_tick(GetCurrentTimestamp(), false, message);
+    return retry_at();
+  }
+
+  // One round; `next` is when the next one is due.
+  State tick(std::int64_t& next) {
+    begin_work();
+    const Situation situation = look_around();
+    if (situation.state != State::kIdle) {
+      report_obstacle(situation.obstacle);
+      shared::publish_tick(GetCurrentTimestamp(), false, situation.obstacle);
+      prune(situation.extension);
+      return situation.state;
+    }
+    report_obstacle("");
+    pg::call([] { pgstat_report_activity(STATE_RUNNING, "expiring reservations"); });
+    const std::int64_t started_at = GetCurrentTimestamp();
+    std::string request_id;
+    std::optional<jobs::ExpiryTick> tick;
+    jobs::RunResult result;
+    try {
+      jobs::Pacing pacing;
+      for (bool more = true; more;) {
+        pacing.begin();
+        pg::WorkerTransaction transaction(situation.table_owner);
+        if (!tick) {
+          request_id = jobs::new_request_id();
+          tick.emplace(situation.extension, request_id, std::nullopt, jobs::Deferred::kWithBatch);
+        }
+        more = tick->step();
+        transaction.commit();
+        tick->confirm();
+        leave_if_asked();
+        if (more) {
+          pacing.rest();
+        }
+      }
+      result = jobs::run_result(tick->totals());
+    } catch (const pg::Error& e) {
+      if (e.is_interrupt()) {
+        throw;
+      }
+      result = {jobs::RunStatus::kFailed, "{}", e.summary()};
+    } catch (const core::Error& e) {
+      result = {jobs::RunStatus::kFailed, "{}", e.message()};
+    }
+    const jobs::ExpiryTotals totals = tick ? tick->totals() : jobs::ExpiryTotals();
+    result.detail = totals.detail();
+    if (totals.did_something() || result.error) {
+      record(situation, request_id, started_at, result, totals);
+    }
+    shared::publish_tick(started_at, totals.expired > 0, result.error.value_or(""));
+    if (result.error) {
+      next = retry_at();
+      return State::kBackingOff;
+    }
+    next = next_tick(situation, totals, started_at);
+    prune(situation.extension);
+    return State::kIdle;
+  }
+
+  std::int64_t next_tick(const Situation& situation, const jobs::ExpiryTotals& totals,
+                         std::int64_t now) {
+    std::int64_t next = now + interval();
+    pg::WorkerTransaction transaction(situation.table_owner);
+    if (const auto due = jobs::next_due(situation.extension, now)) {
+      next = std::min(next, *due);
+    }
+    transaction.commit();
+    if (totals.locked > 0) {
+      // Somebody held these for a moment: try again soon, then less and less often.
+      const auto delay = held_.next(pg_prng_uint32(&pg_global_prng_state));
+      next = std::min(next, now + duration_cast<microseconds>(delay).count());
+    } else {
+      held_.reset();
+    }
+    return next;
+  }
+
+  // After the work, never before: what is old can wait, and must not make the reservations wait.
+  void prune(const pg::Extension& extension) {
+    if (GetCurrentTimestamp() - pruned_at_ < kPruneEvery) {
+      return;
+    }
+    pruned_at_ = GetCurrentTimestamp();
+    try {
+      pg::WorkerTransaction transaction;
+      jobs::prune_history(extension);
+      transaction.commit();
+    } catch (const pg::Error& e) {
+      if (e.is_interrupt()) {
+        throw;
+      }
+      pg::log_line(pg::LogLevel::kWarning, "old job runs could not be deleted",
+                   core::JsonObject().text("error", e.summary()).str());
+    }
+  }
+
+  // Says why nothing can be expired once, not at every tick.
+  void report_obstacle(const std::string& obstacle) {
+    if (obstacle != obstacle_ && !obstacle.empty()) {
+      pg::log_line(pg::LogLevel::kWarning, "reservations cannot be expired here: " + obstacle);
+    }
+    obstacle_ = obstacle;
+  }
+
+  // From here on a command that needs the database interrupts; one that came before has left word.
+  static void begin_work() {
+    shared::publish(State::kExpiring, 0);
+    leave_if_asked();
+  }
+
+  static void leave_if_asked() {
+    if (shared::must_leave()) {
+      leave(Departure::kAsked);
+    }
+  }
+
+  // Sleeps until `next`; a wake-up or a shorter interval brings that forward.
+  static void rest(State state, std::int64_t next) {
+    const std::int64_t earliest = GetCurrentTimestamp() + kShortestRest;
+    shared::publish(state, next);
+    pg::call([state] { pgstat_report_activity(STATE_IDLE, name_of(state)); });
+    for (std::int64_t now = GetCurrentTimestamp(); now < next; now = GetCurrentTimestamp()) {
+      pg::wait_for_latch((next - now) / 1000 + 1);
+      if (ConfigReloadPending) {
+        ConfigReloadPending = false;
+        pg::call([] { ProcessConfigFile(PGC_SIGHUP); });
+        leave_if_unwanted();
+        next = std::min(next, GetCurrentTimestamp() + interval());
+      }
+      leave_if_asked();
+      if (shared::take_wake()) {
+        next = std::min(next, earliest);
+      }
+    }
+  }
+
+  static void leave_if_unwanted() {
+    std::string name;
+    {
+      pg::WorkerTransaction transaction;
+      const char* found = pg::call([] { return get_database_name(MyDatabaseId); });
+      name = found != nullptr ? found : "";
+      transaction.commit();
+    }
+    if (!pg::settings::worker_enabled() || !pg::settings::works_on(name)) {
+      leave(Departure::kAsked);
+    }
+  }
+
+  core::Backoff failures_{seconds(1), std::chrono::minutes(5)};
+  core::Backoff held_{seconds(1), seconds(30)};
+  std::int64_t pruned_at_ = 0;
+  std::string obstacle_;
+};
+
+void worker_main(Oid database) {
+  pg::call([database] {
+    pqsignal(SIGHUP, SignalHandlerForConfigReload);
+    pqsignal(SIGTERM, die);
+    BackgroundWorkerUnblockSignals();
+    if (!shared::claim(database)) {
+      proc_exit(0);
+    }
+    before_shmem_exit([](int, Datum) { shared::release(); }, static_cast<Datum>(0));
+    if (shared::is_held(database)) {
+      shared::set_departure(Departure::kAsked);
+      proc_exit(0);
+    }
+    BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+    pgstat_report_appname("bacmr_ops worker");
+    // Never wait or see an old snapshot because of what the configuration gives to sessions.
+    SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET, PGC_S_OVERRIDE);
+    SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+  });
+  Worker().run();
+}
+
+}  // namespace
+}  // namespace worker
+
+extern "C" {
+PGDLLEXPORT void bacmr_worker_main(Datum argument);
+void bacmr_worker_main(Datum argument) {
+  pg::from_postgres([argument] { worker::worker_main(DatumGetObjectId(argument)); });
+}
+}

@@ -1,0 +1,51 @@
+// The module: its magic, and what the tests measure.
+#include "pg/postgres.hpp"
+
+#include <malloc.h>
+
+#include <cstdint>
+
+#include "pg/entry.hpp"
+#include "pg/guard.hpp"
+#include "witness.hpp"
+
+extern "C" {
+#include "utils/timeout.h"
+}
+
+extern "C" {
+PG_MODULE_MAGIC;
+}
+
+namespace {
+
+Datum alive(pg::Args) { return Int32GetDatum(test::Witness::alive()); }
+
+Datum destroyed(pg::Args) { return Int32GetDatum(test::Witness::destroyed()); }
+
+// Bytes that malloc has handed out: the C++ heap, and the blocks of every memory context.
+Datum heap_bytes(pg::Args) {
+  const struct mallinfo2 info = ::mallinfo2();
+  return Int64GetDatum(static_cast<std::int64_t>(info.uordblks + info.hblkhd));
+}
+
+// Arms the session's own statement_timeout to strike so many milliseconds from now, rather than
+// from the statement's start; 0 disarms it.
+Datum statement_timeout(pg::Args args) {
+  const int milliseconds = static_cast<int>(args.int8(0).value_or(0));
+  pg::call([milliseconds] {
+    if (milliseconds > 0) {
+      enable_timeout_after(STATEMENT_TIMEOUT, milliseconds);
+    } else {
+      disable_timeout(STATEMENT_TIMEOUT, false);
+    }
+  });
+  return pg::void_result();
+}
+
+}  // namespace
+
+BACMR_FUNCTION(bacmr_test_alive, alive);
+BACMR_FUNCTION(bacmr_test_destroyed, destroyed);
+BACMR_FUNCTION(bacmr_test_heap_bytes, heap_bytes);
+BACMR_FUNCTION(bacmr_test_statement_timeout, statement_timeout);
