@@ -17,6 +17,7 @@
 #include <functional>
 #include <iterator>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -213,11 +214,29 @@ TEST_F(DurableFile, ADirectoryThatIsAFileIsSaidWithAHint) {
   EXPECT_EQ(read(path("file")), "content");
 }
 
-TEST_F(DurableFile, AnUnwritableDirectoryIsSaidWithAHint) {
-  if (::geteuid() == 0) {
-    GTEST_SKIP() << "root may write everywhere";
+// Root may write everywhere: for as long as this lives, root is nobody.
+class NotRoot {
+ public:
+  NotRoot() {
+    if (::geteuid() == 0 && ::seteuid(kNobody) != 0) {
+      throw std::runtime_error("seteuid failed");
+    }
   }
-  ASSERT_EQ(::chmod(directory_.c_str(), 0500), 0);
+  NotRoot(const NotRoot&) = delete;
+  NotRoot& operator=(const NotRoot&) = delete;
+  ~NotRoot() {
+    if (::getuid() == 0 && ::seteuid(0) != 0) {
+      std::abort();
+    }
+  }
+
+ private:
+  static constexpr uid_t kNobody = 65534;
+};
+
+TEST_F(DurableFile, AnUnwritableDirectoryIsSaidWithAHint) {
+  ASSERT_EQ(::chmod(directory_.c_str(), 0555), 0);
+  const NotRoot not_root;
   for (const core::Error& error : {error_of([&] { write("x"); }), error_of([&] {
                                      core::make_private_directory(path("below"));
                                    })}) {
