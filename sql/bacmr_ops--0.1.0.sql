@@ -15,6 +15,10 @@ CREATE TABLE bacmr_source (
   -- Every column that was there when it was attached: none may vanish unnoticed.
   resolved      jsonb NOT NULL DEFAULT '{}',
   attached_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- Jobs run code of the table's owner (triggers, views): another table of the same name must not
+  -- be another owner's.
+  relation_oid  oid NOT NULL,
+  owner_name    name NOT NULL,
   -- The database in which it was attached: a restored or cloned copy recognises itself by it.
   system_identifier text NOT NULL,
   database_oid      oid NOT NULL,

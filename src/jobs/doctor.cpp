@@ -16,11 +16,14 @@
 #include "pg/security.hpp"
 #include "pg/settings.hpp"
 #include "pg/spi.hpp"
+#include "pg/subtransaction.hpp"
 #include "sources/source.hpp"
 
 namespace jobs {
 namespace {
 
+// Nobody's ALTER TABLE may hold up the doctor.
+constexpr const char* kLockTimeout = "1s";
 // Below this a report, and soon the server itself, may fail to write.
 constexpr std::uint64_t kLowSpaceBytes = std::uint64_t{1} << 30;
 
@@ -95,7 +98,13 @@ class Doctor {
              " add this database to bacmr.databases; SELECT pg_reload_conf()'"
              " ELSE 'ALTER SYSTEM SET max_worker_processes = 16, then restart' END FROM " +
                  extension_.object("bacmr_worker_status") +
-                 "() WHERE worker = 'worker' AND pid IS NULL AND state <> 'starting'");
+                 "() WHERE worker = 'worker' AND pid IS NULL"
+                 " AND (state <> 'starting' OR last_error IS NOT NULL)");
+    add_rows("worker", "error",
+             "SELECT 'the launcher, which starts the workers, does not run',"
+             " 'look into the server''s log: it is started again after 5 seconds' FROM " +
+                 extension_.object("bacmr_worker_status") +
+                 "() WHERE worker = 'launcher' AND pid IS NULL");
   }
 
   void check_sources() {
@@ -112,13 +121,18 @@ class Doctor {
     }
   }
 
-  bool has_index(const sources::Source& source, const char* column, bool unique) {
+  // An index of all rows, or of those that `predicate` (as the server prints it, with the type of
+  // the constant left out) names, that begins with the column; a unique one on it alone.
+  bool has_index(const sources::Source& source, const char* column, bool unique,
+                 const std::string& predicate = "") {
     pg::Spi spi;
     return !spi.query(
-                   "SELECT 1 FROM pg_index WHERE indrelid = $1 AND indisvalid"
-                   " AND indkey[0] = $2 AND (indisunique OR NOT $3) LIMIT 1",
+                   "SELECT 1 FROM pg_index WHERE indrelid = $1 AND indisvalid AND indkey[0] = $2"
+                   " AND (NOT $3 OR (indisunique AND indnkeyatts = 1))"
+                   " AND (indpred IS NULL OR regexp_replace(pg_get_expr(indpred, indrelid),"
+                   "  '::[^)]*|[()]', '', 'g') = $4) LIMIT 1",
                    {pg::Param::oid(source.oid), pg::Param::int2(source.columns.at(column).number),
-                    pg::Param::boolean(unique)})
+                    pg::Param::boolean(unique), pg::Param::text(predicate)})
                 .empty();
   }
 
@@ -126,7 +140,8 @@ class Doctor {
     const sources::Source* reservations = usable("reservations");
     const sources::Source* ledger = usable("wallet_ledger");
     if (reservations != nullptr && reservations->expiry_problem.empty() &&
-        !has_index(*reservations, "expires_at", false)) {
+        !has_index(*reservations, "expires_at", false,
+                   reservations->col("status") + " = 'reserved'")) {
       add("indexes", "warning",
           "each expiry tick reads all of " + reservations->sql_name() + ": no index begins with " +
               reservations->col("expires_at"),
@@ -145,7 +160,8 @@ class Doctor {
               ")");
     }
     if (reservations != nullptr && reservations->refund && ledger->has("reservation_id") &&
-        !has_index(*ledger, "reservation_id", true)) {
+        !has_index(*ledger, "reservation_id", true,
+                   ledger->col("reason") + " = 'reservation_expired'")) {
       add("indexes", "warning",
           "nothing in " + ledger->sql_name() + " forbids a second refund of one reservation",
           "CREATE UNIQUE INDEX CONCURRENTLY ON " + ledger->sql_name() + " (" +
@@ -264,18 +280,36 @@ class Doctor {
       return;
     }
     const std::string expires = reservations->col("expires_at");
-    const pg::AsUser owner(reservations->owner);
-    const pg::PinnedSettings settings;
-    pg::Spi spi;
-    const pg::Rows rows =
-        spi.query("SELECT count(*), min(" + expires + ")::text FROM " + reservations->sql_name() +
-                  " WHERE " + reservations->col("status") + " = 'reserved' AND " + expires +
-                  " < statement_timestamp() - interval '5 minutes'");
-    if (rows.int8(0, 0) > 0) {
+    const std::string query = "SELECT count(*), min(" + expires + ")::text FROM " +
+                              reservations->sql_name() + " WHERE " + reservations->col("status") +
+                              " = 'reserved' AND " + expires +
+                              " < statement_timestamp() - interval '5 minutes'";
+    std::int64_t due = 0;
+    std::string oldest;
+    try {
+      pg::Subtransaction attempt;
+      {
+        const pg::AsUser owner(reservations->owner);
+        pg::PinnedSettings settings;
+        settings.set("lock_timeout", kLockTimeout);
+        pg::Spi spi;
+        const pg::Rows rows = spi.query(query);
+        due = rows.int8(0, 0);
+        oldest = rows.text(0, 1);
+      }
+      attempt.commit();
+    } catch (const pg::Error& e) {
+      if (e.is_interrupt()) {
+        throw;
+      }
+      add("backlog", "warning", "could not look for reservations that are due: " + e.summary(),
+          "mend that (the owner of the table needs to read it), or ask again later");
+      return;
+    }
+    if (due > 0) {
       add("backlog", "warning",
-          std::to_string(rows.int8(0, 0)) +
-              (rows.int8(0, 0) == 1 ? " reservation is" : " reservations are") +
-              " due for more than 5 minutes, the oldest since " + rows.text(0, 1),
+          std::to_string(due) + (due == 1 ? " reservation is" : " reservations are") +
+              " due for more than 5 minutes, the oldest since " + oldest,
           "SELECT * FROM bacmr_expire_reservations(), then look at the skipped ones: SELECT * FROM "
           "bacmr_reconcile()");
     }

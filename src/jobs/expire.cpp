@@ -24,6 +24,7 @@
 extern "C" {
 #include "access/xact.h"
 #include "common/pg_prng.h"
+#include "storage/proc.h"
 #include "utils/timestamp.h"
 }
 
@@ -34,10 +35,17 @@ using sources::Source;
 
 // Whatever can wait in spite of SKIP LOCKED (a foreign key's parent row, DDL, a trigger) may take
 // this long once, and then little: the batch's wallets are held meanwhile.
-constexpr const char* kLockTimeout = "1s";
-constexpr const char* kLaterLockTimeout = "50ms";
+constexpr int kLockTimeoutMs = 1000;
+constexpr int kLaterLockTimeoutMs = 50;
 constexpr int kMaxLoggedFailures = 10;
 constexpr int kMaxFailuresInARow = 10;
+
+// Half of deadlock_timeout at the most: should the application wait for us while we wait for it,
+// our wait ends before its own look for deadlocks could end the application's transaction.
+std::string lock_timeout(bool first) {
+  const int limit = first ? kLockTimeoutMs : kLaterLockTimeoutMs;
+  return std::to_string(std::max(1, std::min(limit, DeadlockTimeout / 2)));
+}
 
 void require_read_committed() {
   if (IsolationUsesXactSnapshot()) {
@@ -98,6 +106,18 @@ void ExpiryTick::require_rights(const Books& books) {
   }
 }
 
+// The worker acts as the owner whom it found at first; the names are resolved for every batch.
+void ExpiryTick::require_same_owner(const Books& books) {
+  if (!OidIsValid(owner_)) {
+    owner_ = books.reservations->owner;
+  }
+  if (books.reservations->owner != owner_) {
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                      books.reservations->sql_name() + " has another owner now than a moment ago",
+                      {}, "The next run goes on with the table as it is then.");
+  }
+}
+
 // What one batch did, to be added up once it is certain.
 struct ExpiryTick::BatchResult {
   std::int64_t expired = 0;
@@ -140,9 +160,10 @@ bool ExpiryTick::step() {
 bool ExpiryTick::next_batch() {
   const pg::MemoryScope memory("bacmr_ops expiry");
   pg::PinnedSettings settings;
-  settings.set("lock_timeout", lock_timeouts_ == 0 ? kLockTimeout : kLaterLockTimeout);
+  settings.set("lock_timeout", lock_timeout(lock_timeouts_ == 0).c_str());
   const sources::Sources all = sources::Sources::load(extension_);
   const Books books = require_books(all);
+  require_same_owner(books);
   if (!rights_checked_) {
     require_rights(books);
     rights_checked_ = true;
@@ -196,8 +217,10 @@ bool ExpiryTick::choose(const Source& reservations) {
       spi.query("SELECT " + id + "::text, r." + reservations.col("user_id") + "::text, " + expires +
                     ", coalesce(" + reservations.payable("amount", "r.") + ", false), r." +
                     row.column + "::text FROM " + row.table + " r WHERE r." +
-                    reservations.col("status") + " = 'reserved' AND " + expires + " <= $1" + past +
-                    " ORDER BY " + expires + ", " + id + " LIMIT $2",
+                    reservations.col("status") + " = 'reserved' AND " + expires +
+                    // Without an id it could be neither refunded nor walked past.
+                    " <= $1 AND " + id + " IS NOT NULL" + past + " ORDER BY " + expires + ", " +
+                    id + " LIMIT $2",
                 {pg::Param::timestamptz(now_), pg::Param::int8(batch),
                  pg::Param::timestamptz(last_expires_at_.value_or(0)), pg::Param::text(last_id_)});
   std::vector<Due> due;
@@ -266,7 +289,7 @@ ExpiryTick::BatchResult ExpiryTick::expire(const Books& books, const std::vector
 
 // A batch that failed is tried again user by user; a user that fails alone is left until the next
 // tick.
-void ExpiryTick::give_up(const std::vector<Due>& due, const char* sqlstate,
+void ExpiryTick::give_up(const std::vector<Due>& due, const std::string& sqlstate,
                          const std::string& reason) {
   std::map<std::string, std::vector<Due>> by_user;
   for (const Due& each : due) {

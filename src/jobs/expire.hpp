@@ -63,10 +63,11 @@ class ExpiryTick {
   struct BatchResult;
 
   static void require_rights(const Books& books);
+  void require_same_owner(const Books& books);
   bool next_batch();
   bool choose(const sources::Source& reservations);
   BatchResult expire(const Books& books, const std::vector<Due>& due);
-  void give_up(const std::vector<Due>& due, const char* sqlstate, const std::string& reason);
+  void give_up(const std::vector<Due>& due, const std::string& sqlstate, const std::string& reason);
   void give_up_batch();
 
   const pg::Extension& extension_;
@@ -79,6 +80,7 @@ class ExpiryTick {
   // What to try next: the batch just chosen, or, after one failed, its users one by one.
   std::deque<std::vector<Due>> queue_;
   bool rights_checked_ = false;
+  Oid owner_ = InvalidOid;  // of the reservations, as the tick began
   int lock_timeouts_ = 0;
   int logged_failures_ = 0;
   int failures_in_a_row_ = 0;

@@ -60,7 +60,12 @@ const Profile& find_profile(const std::string& name) {
 
 Datum grant_function(pg::Args args) {
   const Profile& profile = find_profile(args.text(0, "profile"));
-  const std::string role = pg::quote_identifier(args.name(1, "role_name"));
+  const std::string name = args.name(1, "role_name");
+  if (name == "public") {
+    throw core::Error("42939", "a profile cannot be granted to PUBLIC", {},
+                      "Grant it to the roles that need it.");
+  }
+  const std::string role = pg::quote_identifier(name);
   const pg::PinnedSettings settings;
   const pg::Extension extension = pg::require_extension();
   const std::string schema = pg::quote_identifier(extension.schema);

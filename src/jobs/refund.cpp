@@ -148,12 +148,24 @@ void write_ledger(pg::Spi& spi, const Source& ledger, const pg::Rows& marked,
     columns += ", " + ledger.col("created_at");
     values += ", clock_timestamp()";
   }
+  // What came out must be what went in, row by row; a table without triggers changes nothing.
+  const bool linked = ledger.has("reservation_id");
+  const std::string came_out =
+      ledger.has_triggers || ledger.has_children
+          ? std::string(
+                "(SELECT count(*) FROM (SELECT u, a, id FROM entry WHERE reason ="
+                " 'reservation_expired' INTERSECT ALL SELECT u::text, a::numeric, ") +
+                (linked ? "id::text" : "NULL") + " FROM unnest($1, $2, $3) t(id, u, a)) same)"
+          : "(SELECT count(*) FROM entry)";
   const pg::Rows rows = spi.query(
       "WITH entry AS (INSERT INTO " + ledger.sql_name() + " (" + columns + ") SELECT " + values +
-          " FROM unnest($1, $2, $3, $4) t(id, u, a, r) RETURNING " + ledger.col("delta") +
-          " AS delta)"
-          " SELECT count(*), coalesce(sum(delta), 0) = (SELECT sum(a) FROM unnest($3) a)"
-          " FROM entry",
+          " FROM unnest($1, $2, $3, $4) t(id, u, a, r) RETURNING " + ledger.col("user_id") +
+          "::text AS u, " + ledger.col("delta") + "::numeric AS a, " +
+          (linked ? ledger.col("reservation_id") + "::text" : "NULL") + " AS id, " +
+          ledger.col("reason") +
+          "::text AS reason)"
+          " SELECT " +
+          came_out + ", coalesce(sum(a), 0) = (SELECT sum(a) FROM unnest($3) a) FROM entry",
       {marked.param(0, kIds), marked.param(0, kUsers), marked.param(0, kAmounts),
        marked.param(0, kRequestIds), pg::Param::text(request_id)});
   const std::int64_t wanted = marked.int8(0, kMarked);

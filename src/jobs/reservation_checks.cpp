@@ -5,6 +5,10 @@
 #include "pg/row_store.hpp"
 #include "pg/security.hpp"
 
+extern "C" {
+#include "catalog/pg_class.h"
+}
+
 namespace jobs {
 namespace {
 
@@ -29,11 +33,12 @@ struct Check {
   }
 };
 
-// The moment at which a reservation expired, as well as the table can tell.
+// The moment at which a reservation expired, as well as the table can tell: not before it was due,
+// whether or not somebody kept updated_at.
 std::string expired_at(const Source& reservations) {
   const std::string expires = "r." + reservations.col("expires_at");
   return reservations.has("updated_at")
-             ? "coalesce(r." + reservations.col("updated_at") + ", " + expires + ")"
+             ? "greatest(r." + reservations.col("updated_at") + ", " + expires + ")"
              : expires;
 }
 
@@ -51,8 +56,8 @@ std::string open_reservations_query(const Check& check) {
          "SELECT r." +
          r.col("user_id") + "::text AS user_id, jsonb_build_object('reservation_id', r." +
          r.col("id") + "::text, 'amount', " + amount + ", 'expires_at', " + expires +
-         ")::text AS detail, w.present IS NULL AS orphan, (" + expires +
-         " IS NULL OR NOT coalesce(" + r.payable("amount", "r.") +
+         ")::text AS detail, w.present IS NULL AS orphan, (" + expires + " IS NULL OR r." +
+         r.col("id") + " IS NULL OR NOT coalesce(" + r.payable("amount", "r.") +
          ", false)) AS invalid, coalesce(" + expires + " < $1 - " + kStaleAfter +
          ", false) AS stale FROM " + r.sql_name() + " r LEFT JOIN (SELECT " +
          check.wallet.col("user_id") + " AS user_id, true AS present FROM " +
@@ -76,6 +81,16 @@ std::string unrefunded_query(const Check& check) {
          r.col("amount") + ")";
 }
 
+// One refund may have gone to one user and the second to another: the finding is that of the user
+// whom it names, so the filter must look at the group and not at its rows.
+std::string duplicate_filter(const Check& check) {
+  if (check.filter == nullptr) {
+    return {};
+  }
+  const std::string user = "min(l." + check.ledger.col("user_id") + "::text)";
+  return " AND (" + user + " = ANY ($2) OR ($3 AND " + user + " IS NULL))";
+}
+
 std::string duplicate_query(const Check& check) {
   const Source& r = check.reservations;
   const Source& l = check.ledger;
@@ -90,15 +105,17 @@ std::string duplicate_query(const Check& check) {
          "::text, 'refunds', count(*),"
          " 'refunded', sum(l." +
          l.col("delta") + "))::text FROM " + l.sql_name() + " l WHERE l." + l.col("reason") +
-         " = 'reservation_expired' AND " + id + " IS NOT NULL" + check.user_filter(l, "l") +
-         " GROUP BY " + id + " HAVING count(*) > 1 AND coalesce(" + moment +
-         " >= " + since_literal(r) + ", true)";
+         " = 'reservation_expired' AND " + id + " IS NOT NULL GROUP BY " + id +
+         " HAVING count(*) > 1 AND coalesce(" + moment + " >= " + since_literal(r) + ", true)" +
+         duplicate_filter(check);
 }
 
 // Where a unique index forbids a second refund, looking for one is in vain.
 bool index_forbids_duplicates(const Source& ledger) {
   pg::Spi spi;
-  return !spi.query(
+  // An index knows nothing of the rows of inheritance children.
+  return (ledger.kind == RELKIND_PARTITIONED_TABLE || !ledger.has_children) &&
+         !spi.query(
                  "SELECT 1 FROM pg_index WHERE indrelid = $1 AND indisunique AND indisvalid"
                  " AND indexprs IS NULL AND indnkeyatts = 1 AND indkey[0] = $2"
                  " AND (indpred IS NULL OR pg_get_expr(indpred, indrelid) = $3) LIMIT 1",

@@ -96,6 +96,10 @@ void skip(const pg::Extension& extension, Job job, const std::string& reason) {
   pg::notice_client(std::string("the job \"") + name_of(job) + "\" was skipped: " + reason);
 }
 
+bool is_paused(const pg::Extension& extension, Job job) {
+  return pause_reason(extension, name_of(job)).has_value();
+}
+
 // What went wrong in a run: as text for its row, and as it was, to be raised in the end.
 struct Failure {
   std::string text;
@@ -116,6 +120,8 @@ std::optional<Failure> attempt(Work work) {
   } catch (const core::Error& e) {
     return Failure{e.detail().empty() ? e.message() : e.message() + " (" + e.detail() + ")",
                    std::current_exception()};
+  } catch (const std::exception& e) {
+    return Failure{e.what(), std::current_exception()};
   }
 }
 
@@ -154,7 +160,14 @@ void run_reconcile(pg::Spi& spi, const pg::Extension& extension, const Arguments
     }
     prune_history(extension);
   }
-  spi.commit();
+  try {
+    spi.commit();
+  } catch (const pg::Error& e) {
+    // Everything since the start of the run is undone, and the next transaction has begun.
+    finish_run(extension, run_id, {RunStatus::kFailed, "{}", e.summary()});
+    spi.commit();
+    throw;
+  }
   if (failure) {
     std::rethrow_exception(failure->error);
   }
@@ -174,7 +187,10 @@ void run_expire(pg::Spi& spi, const pg::Extension& extension, const Arguments& a
   Pacing pacing;
   for (bool more = true; more && !failure;) {
     pacing.begin();
-    failure = attempt([&] { more = tick.step(); });
+    failure = attempt([&] {
+      // Who pauses in the middle of a backlog means now.
+      more = !is_paused(extension, Job::kExpire) && tick.step();
+    });
     try {
       spi.commit();
       tick.confirm();

@@ -179,11 +179,12 @@ Datum schedule_function(pg::Args args) {
       pg::notice_client("the export is not scheduled: it is not part of bacmr_ops " +
                         std::string(pg::kLibraryVersion));
     }
+    // First what can be refused: a schedule that pg_cron does not understand changes nothing.
+    scheduled = ask_cron(
+        cron_database() == current_database() ? kScheduleHereQuery : kScheduleQuery, wanted.str());
     if (!unwanted.empty()) {
       unschedule(unwanted);
     }
-    scheduled = ask_cron(
-        cron_database() == current_database() ? kScheduleHereQuery : kScheduleQuery, wanted.str());
   }
   pg::ResultSet result(args);
   pg::Spi spi;

@@ -1,6 +1,7 @@
 #include "pg/error.hpp"
 
 #include <new>
+#include <string_view>
 
 extern "C" {
 #include "utils/memutils.h"
@@ -52,6 +53,9 @@ std::string Error::summary() const {
 bool Error::is_interrupt() const noexcept {
   switch (code()) {
     case ERRCODE_QUERY_CANCELED:
+      // Code of the application's may raise it too, or pass it on from another server.
+      return data_->filename != nullptr &&
+             std::string_view(data_->filename).ends_with("postgres.c");
     case ERRCODE_ADMIN_SHUTDOWN:
     case ERRCODE_CRASH_SHUTDOWN:
     case ERRCODE_DATABASE_DROPPED:

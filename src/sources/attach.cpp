@@ -19,6 +19,7 @@
 extern "C" {
 #include "access/xlog.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/lsyscache.h"
 }
 
@@ -140,11 +141,36 @@ void require_ownership(const Source& source, const char* action) {
   }
 }
 
-void require_right_to_replace(const pg::Extension& extension, const std::string& source) {
-  const Sources before = Sources::load(extension);
-  const Source* current = before.find(source);
-  if (current != nullptr && current->exists()) {
-    require_ownership(*current, "replace");
+// The same for an attachment whose table may be gone for the moment: its owner's it is still.
+void require_control(const Source& source, const char* action) {
+  if (source.exists()) {
+    require_ownership(source, action);
+    return;
+  }
+  const Oid owner = pg::call([&] { return get_role_oid(source.attached_owner.c_str(), true); });
+  if (!(OidIsValid(owner) ? pg::has_privileges_of(owner) : pg::call([] { return superuser(); }))) {
+    throw core::Error(core::sqlstate::kInsufficientPrivilege,
+                      "the source \"" + source.source + "\" belongs to the role " +
+                          pg::quote_identifier(source.attached_owner) + ", though " +
+                          source.sql_name() + " is missing",
+                      {},
+                      std::string("Run this as that role or as a superuser to ") + action + " it.");
+  }
+}
+
+bool holds_money(const std::string& source) { return source != "chunks"; }
+
+// One job works on wallet, ledger and reservations together, and runs the code of all their
+// owners: who attaches one of them must have a say in the others.
+void require_right_to_attach(const Sources& before, const std::string& source) {
+  if (const Source* current = before.find(source)) {
+    require_control(*current, "replace");
+  }
+  const std::string action = "attach \"" + source + "\" beside";
+  for (const Source& each : before.all()) {
+    if (each.source != source && holds_money(source) && holds_money(each.source)) {
+      require_control(each, action.c_str());
+    }
   }
 }
 
@@ -154,13 +180,16 @@ void store(const pg::Extension& extension, const Request& request) {
   // An unchanged table keeps its time of attaching, from which the refund checks count.
   spi.query("INSERT INTO " + extension.object("bacmr_source") +
                 " AS s (source, schema_name, relation_name, columns, options,"
-                "  system_identifier, database_oid, database_name)"
-                " VALUES ($1, $2, $3, $4::jsonb, $5::jsonb, $6, $7, current_database())"
+                "  system_identifier, database_oid, database_name, relation_oid, owner_name)"
+                " SELECT $1, $2, $3, $4::jsonb, $5::jsonb, $6, $7, current_database(),"
+                "  c.oid, pg_get_userbyid(c.relowner) FROM pg_class c JOIN pg_namespace n"
+                "   ON n.oid = c.relnamespace WHERE n.nspname = $2 AND c.relname = $3"
                 " ON CONFLICT (source) DO UPDATE SET schema_name = excluded.schema_name,"
                 "  relation_name = excluded.relation_name, columns = excluded.columns,"
                 "  options = excluded.options, resolved = '{}',"
                 "  system_identifier = excluded.system_identifier,"
                 "  database_oid = excluded.database_oid, database_name = excluded.database_name,"
+                "  relation_oid = excluded.relation_oid, owner_name = excluded.owner_name,"
                 "  attached_at = CASE"
                 "   WHEN (s.schema_name, s.relation_name)"
                 "        = (excluded.schema_name, excluded.relation_name)"
@@ -210,9 +239,8 @@ std::string attach_by_name(const pg::Extension& extension, const std::string& so
     // Perhaps what is wrong is a column that is gone: look at the table afresh.
     request.columns = current->columns_json;
     request.options = current->options_json;
-  } else if (current != nullptr && current->exists()) {
-    require_ownership(*current, "replace");
   }
+  require_right_to_attach(before, source);
   pg::Subtransaction attempt;
   const Source stored = store_and_load(extension, request);
   require_ownership(stored, "attach");
@@ -267,7 +295,7 @@ Datum attach(pg::Args args) {
     check_options(spi, request);
   }
   lock_and_name(relation, request);
-  require_right_to_replace(extension, request.source);
+  require_right_to_attach(Sources::load(extension), request.source);
   const Source stored = store_and_load(extension, request);
   require_ownership(stored, "attach");
   if (!stored.problem.empty()) {
@@ -297,9 +325,7 @@ Datum detach(pg::Args args) {
     throw core::Error(core::sqlstate::kUndefinedObject, "source \"" + source + "\" is not attached",
                       {}, "SELECT * FROM bacmr_sources shows what is.");
   }
-  if (current->exists()) {
-    require_ownership(*current, "detach");
-  }
+  require_control(*current, "detach");
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
   spi.query("DELETE FROM " + extension.object("bacmr_source") + " WHERE source = $1",

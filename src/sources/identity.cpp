@@ -37,6 +37,11 @@ void settle_identity(const pg::Extension& extension) {
                 " SET system_identifier = $1, database_oid = $2, database_name ="
                 " current_database()",
             {cluster, database});
+  // The copy's tables stand for the original's, whoever owns them here.
+  spi.query("UPDATE " + sources +
+            " s SET relation_oid = c.oid, owner_name = pg_get_userbyid(c.relowner)"
+            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = s.schema_name AND c.relname = s.relation_name");
 }
 
 }  // namespace sources

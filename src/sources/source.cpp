@@ -60,12 +60,13 @@ std::string load_query(const pg::Extension& extension) {
          "  coalesce(s.options->>'since', s.attached_at::text),"
          "  c.oid, c.relkind::text, c.relowner, d.name, a.attname, a.atttypid, a.atttypmod,"
          "  a.attnum::int, coalesce(s.columns->>d.name, s.resolved->>d.name),"
-         "  c.relhassubclass, c.relhastriggers"
+         "  c.relhassubclass, c.relhastriggers, s.owner_name, w.rolsuper, s.relation_oid"
          " FROM " +
          extension.object("bacmr_source") + " s JOIN (VALUES " + rules_as_values() +
          ") d(source, name) USING (source)"
          " LEFT JOIN pg_namespace n ON n.nspname = s.schema_name"
          " LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.relation_name"
+         " LEFT JOIN pg_authid w ON w.oid = c.relowner"
          " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
          "  AND a.attname = coalesce(s.columns->>d.name,"
          "  s.resolved->>d.name, d.name)"
@@ -167,6 +168,9 @@ Sources Sources::load(const pg::Extension& extension) {
         source.owner = rows.oid(i, 9);
         source.has_children = rows.boolean(i, 16);
         source.has_triggers = rows.boolean(i, 17);
+        source.attached_owner = rows.text(i, 18);
+        source.owner_is_superuser = rows.boolean(i, 19);
+        source.attached_oid = rows.oid(i, 20);
         result.all_.push_back(std::move(source));
       }
       if (rows.is_null(i, 11) && !rows.is_null(i, 15)) {

@@ -40,6 +40,9 @@ struct Source {
   bool has_children = false;  // inheritance
   bool has_triggers = false;  // its own; those of its partitions are not counted
   Oid owner = InvalidOid;
+  Oid attached_oid = InvalidOid;  // the table, and the role that owned it, when it was attached
+  std::string attached_owner;
+  bool owner_is_superuser = false;
   std::map<std::string, Column> columns;  // by the contract's name; absent ones are left out
   std::vector<std::string> lost_columns;  // attached with the table, but no longer there
   bool refund = true;                     // reservations: see bacmr_attach

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "sources/source.hpp"
 
@@ -156,6 +157,17 @@ std::string timestamp_problem(const Source& source) {
          "; it must be timestamp with time zone, or its moment depends on who reads it";
 }
 
+// Another table of the same name may be anybody's: its triggers would run with rights that its
+// owner does not have. (A superuser has them anyway.) A table that changes hands is the same table.
+std::string owner_problem(const Source& source) {
+  const std::string owner = pg::role_name(source.owner);
+  return source.owner_is_superuser || source.oid == source.attached_oid ||
+                 owner == source.attached_owner
+             ? std::string()
+             : "it is another table than the one that was attached, and belongs to another role, " +
+                   pg::quote_identifier(owner) + " (attach it again)";
+}
+
 std::string first_of(std::initializer_list<std::string> problems) {
   for (const std::string& problem : problems) {
     if (!problem.empty()) {
@@ -173,8 +185,8 @@ std::string own_problem(const Source& source) {
   if (pg::call([&] { return get_rel_persistence(source.oid) == RELPERSISTENCE_TEMP; })) {
     return "it is a temporary table";
   }
-  if (std::string missing =
-          first_of({lost_column_problem(source), required_column_problem(source)});
+  if (std::string missing = first_of(
+          {owner_problem(source), lost_column_problem(source), required_column_problem(source)});
       !missing.empty()) {
     return missing;
   }

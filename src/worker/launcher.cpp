@@ -136,7 +136,8 @@ class Launcher {
     for (const Database& database : databases) {
       Charge& charge = charges_[database.oid];
       if (charge.handle != nullptr || charge.without_extension || !pg::settings::worker_enabled() ||
-          !pg::settings::works_on(database.name) || shared::is_held(database.oid)) {
+          !pg::settings::works_on(database.name) || shared::is_held(database.oid) ||
+          is_served(database.oid)) {
         continue;
       }
       if (const std::int64_t wait = charge.not_before - GetCurrentTimestamp(); wait > 0) {
@@ -165,6 +166,13 @@ class Launcher {
   static bool is_confirmed(Oid database) {
     const auto slot = shared::view(database);
     return slot && slot->pid != 0 && slot->state != State::kStarting;
+  }
+
+  // A launcher before this one has started it; there is no handle, but it will show when it is
+  // gone.
+  static bool is_served(Oid database) {
+    const auto slot = shared::view(database);
+    return slot && slot->pid != 0;
   }
 
   // Notices that a worker has ended, and decides when the next may start.

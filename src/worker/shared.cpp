@@ -9,6 +9,7 @@
 #include "pg/transaction_end.hpp"
 
 extern "C" {
+#include "mb/pg_wchar.h"
 #include "postmaster/bgworker_internals.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -107,7 +108,9 @@ Slot* find(Oid database) {
 }
 
 void copy(char (&target)[kErrorBytes], const std::string& text) {
-  const std::size_t length = std::min(text.size(), kErrorBytes - 1);
+  // Not in the middle of a character.
+  const auto length = static_cast<std::size_t>(
+      pg_mbcliplen(text.c_str(), static_cast<int>(text.size()), static_cast<int>(kErrorBytes) - 1));
   std::memcpy(target, text.data(), length);
   target[length] = '\0';
 }

@@ -149,7 +149,7 @@ class Worker {
 
   // The tick itself broke off: a lock that took too long, a table that is gone, a right that is
   // missing. Its transaction has been rolled back.
-  std::int64_t after_failure(const char* sqlstate, const std::string& message) {
+  std::int64_t after_failure(const std::string& sqlstate, const std::string& message) {
     pg::log_line(pg::LogLevel::kError, "reservation expiry failed",
                  core::JsonObject().text("sqlstate", sqlstate).text("error", message).str());
     shared::publish_tick(GetCurrentTimestamp(), false, message);
@@ -172,11 +172,17 @@ class Worker {
     std::string request_id;
     std::optional<jobs::ExpiryTick> tick;
     jobs::RunResult result;
+    bool asked_to_leave = false;
     try {
       jobs::Pacing pacing;
-      for (bool more = true; more;) {
+      for (bool more = true; more && !asked_to_leave;) {
         pacing.begin();
         pg::WorkerTransaction transaction(situation.table_owner);
+        // Who pauses in the middle of a backlog means now.
+        if (tick && jobs::pause_reason(situation.extension, "expire")) {
+          transaction.commit();
+          break;
+        }
         if (!tick) {
           request_id = jobs::new_request_id();
           tick.emplace(situation.extension, request_id, std::nullopt, jobs::Deferred::kWithBatch);
@@ -184,8 +190,8 @@ class Worker {
         more = tick->step();
         transaction.commit();
         tick->confirm();
-        leave_if_asked();
-        if (more) {
+        asked_to_leave = shared::must_leave() || reload_ends_work();
+        if (more && !asked_to_leave) {
           pacing.rest();
         }
       }
@@ -204,6 +210,9 @@ class Worker {
       record(situation, request_id, started_at, result, totals);
     }
     shared::publish_tick(started_at, totals.expired > 0, result.error.value_or(""));
+    if (asked_to_leave) {
+      leave(Departure::kAsked);
+    }
     if (result.error) {
       next = retry_at();
       return State::kBackingOff;
@@ -278,9 +287,9 @@ class Worker {
     for (std::int64_t now = GetCurrentTimestamp(); now < next; now = GetCurrentTimestamp()) {
       pg::wait_for_latch((next - now) / 1000 + 1);
       if (ConfigReloadPending) {
-        ConfigReloadPending = false;
-        pg::call([] { ProcessConfigFile(PGC_SIGHUP); });
-        leave_if_unwanted();
+        if (reload_ends_work()) {
+          leave(Departure::kAsked);
+        }
         next = std::min(next, GetCurrentTimestamp() + interval());
       }
       leave_if_asked();
@@ -290,7 +299,13 @@ class Worker {
     }
   }
 
-  static void leave_if_unwanted() {
+  // Takes in a changed configuration; true where that says that no worker belongs here.
+  static bool reload_ends_work() {
+    if (!ConfigReloadPending) {
+      return false;
+    }
+    ConfigReloadPending = false;
+    pg::call([] { ProcessConfigFile(PGC_SIGHUP); });
     std::string name;
     {
       pg::WorkerTransaction transaction;
@@ -298,9 +313,7 @@ class Worker {
       name = found != nullptr ? found : "";
       transaction.commit();
     }
-    if (!pg::settings::worker_enabled() || !pg::settings::works_on(name)) {
-      leave(Departure::kAsked);
-    }
+    return !pg::settings::worker_enabled() || !pg::settings::works_on(name);
   }
 
   core::Backoff failures_{seconds(1), std::chrono::minutes(5)};

@@ -107,6 +107,25 @@ SELECT nothing_by_half('reservations', 'AFTER UPDATE', 'refund_by_itself', 'one 
 SELECT nothing_by_half('wallet_ledger', 'AFTER INSERT', 'apply_to_wallet', 'a wallet kept by a ledger trigger');
 SELECT nothing_by_half('reservations', 'AFTER UPDATE', 'reserve_again', 'a trigger that reserves again');
 
+CREATE FUNCTION other_user() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.user_id = public.u(2) AND NEW.reason = 'reservation_expired' THEN
+    NEW.user_id := public.u(1);
+  END IF;
+  RETURN NEW;
+END $$;
+SELECT nothing_by_half('wallet_ledger', 'BEFORE INSERT', 'other_user', 'a ledger row for another user');
+
+-- A reservation without an id can be neither refunded nor walked past by its key.
+SELECT due_users(3);
+ALTER TABLE reservations DROP CONSTRAINT reservations_pkey, ALTER id DROP NOT NULL,
+  ADD CONSTRAINT reservations_id_key UNIQUE (id);
+UPDATE reservations SET id = NULL WHERE user_id = u(2);
+SELECT is((SELECT e.expired FROM bacmr_expire_reservations() e), 2::bigint,
+  'a reservation without an id stops nobody');
+SELECT is((SELECT status FROM reservations WHERE id IS NULL), 'reserved', 'and stays as it is');
+DELETE FROM reservations WHERE id IS NULL;
+
 -- ---------------------------------------------------------------------------------------------
 -- An error that hits everybody
 -- ---------------------------------------------------------------------------------------------

@@ -209,6 +209,28 @@ SELECT bacmr_attach('reservations', 'reservations', '{}', '{"since": "2019-01-01
 SELECT finds('SELECT old_faults()',
   ARRAY[('unrefunded_expiry', u(1), NULL, NULL, NULL, r(5)),
         ('unrefunded_expiry', u(1), NULL, NULL, NULL, r(6))]::found[], 'since 2019: both');
+-- Nobody kept updated_at: it fell due after it was attached all the same.
+SELECT bacmr_attach('reservations', 'reservations', '{}', '{"since": "2021-01-01 00:00+00"}');
+SELECT finds($$INSERT INTO reservations (id, user_id, amount, status, expires_at, updated_at)
+    VALUES (r(5), u(1), 3, 'expired', '2022-01-01', '2020-01-01')$$,
+  ARRAY[('unrefunded_expiry', u(1), NULL, NULL, NULL, r(5))::found],
+  'due after since, last updated before it: checked');
+SELECT bacmr_attach('reservations', 'reservations', '{}', '{"since": "2019-01-01 00:00+00"}');
+-- One reservation refunded to two users: wallets and ledger agree, the money is gone.
+SELECT finds($$INSERT INTO wallet_ledger (user_id, delta, reason, reservation_id)
+    VALUES (u(1), 5, 'reservation_expired', r(2));
+    UPDATE wallet SET token_balance = token_balance + 5 WHERE user_id = u(1)$$,
+  ARRAY[('duplicate_refund', u(1), NULL, NULL, NULL, r(2))::found],
+  'duplicate_refund: to two users');
+SELECT is((SELECT discrepancies FROM bacmr_reconcile('10 milliseconds')), 1::bigint,
+  'and a second look at the user whom the finding names confirms it');
+-- Nothing can be done with a reservation that has no id; nothing else waits for it.
+ALTER TABLE reservations DROP CONSTRAINT reservations_pkey, ALTER id DROP NOT NULL,
+  ADD CONSTRAINT reservations_id_key UNIQUE (id);
+SELECT finds($$INSERT INTO reservations (id, user_id, amount, expires_at)
+    VALUES (NULL, u(1), 3, now() + interval '1 hour')$$,
+  ARRAY[('invalid_reservation', u(1), NULL, NULL, NULL, NULL)::found],
+  'invalid_reservation: without an id');
 -- refund: whether the refund checks apply at all
 SELECT bacmr_attach('reservations', 'reservations', '{}',
   '{"since": "2019-01-01 00:00+00", "refund": false}');

@@ -159,6 +159,7 @@ SELECT policy_refused('wallet_ledger', 'a policy on the ledger, by SQL');
 ALTER TABLE money.wallet_ledger ALTER delta TYPE bigint;
 -- Forced, it binds the owner too.
 ALTER TABLE money.wallet_ledger OWNER TO reconcile_reader;
+SELECT bacmr_attach('wallet_ledger', 'money.wallet_ledger');
 ALTER TABLE money.wallet_ledger ENABLE ROW LEVEL SECURITY;
 SELECT found_as_reader('the owner is not subject to policies');
 ALTER TABLE money.wallet_ledger FORCE ROW LEVEL SECURITY;

@@ -84,6 +84,30 @@ await_sql($node, 'app', qq{SELECT status = 'expired' FROM reservations WHERE id 
     'and does its work');
 balances_agree($node, 'app');
 
+# --- a launcher that is ended --------------------------------------------------------------------
+
+{
+    my $before = worker_pid($node, 'app');
+    my $launcher = $node->safe_psql('postgres',
+        q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'bacmr_ops launcher'});
+    $node->safe_psql('postgres', "SELECT pg_terminate_backend($launcher)");
+    await_sql($node, 'postgres', qq{SELECT count(*) = 1 FROM pg_stat_activity
+        WHERE backend_type = 'bacmr_ops launcher' AND pid <> $launcher}, 'a launcher comes back');
+    is(worker_pid($node, 'app'), $before, 'the worker went on meanwhile');
+    $node->safe_psql('postgres', "SELECT pg_terminate_backend($before)");
+    # Its start was another launcher's: the new one must notice all the same, and soon.
+    await('and the new launcher replaces it when it is gone',
+        sub { my $pid = worker_pid($node, 'app'); $pid && $pid != $before }, 20);
+
+    # The promise of the documentation: within a second of being asked.
+    $before = worker_pid($node, 'app');
+    my $asked = time;
+    kill 'TERM', $before;
+    await('a worker that is told to end, ends', sub { !kill 0, $before });
+    cmp_ok(time - $asked, '<', 1, 'within a second');
+    await('and is replaced', sub { worker_pid($node, 'app') });
+}
+
 # --- shutdown ------------------------------------------------------------------------------------
 
 my $start = time;
