@@ -58,7 +58,8 @@ CREATE TABLE bacmr_discrepancy (
   ledger_sum      numeric,
   discrepancy     numeric,
   detail          jsonb NOT NULL DEFAULT '{}',
-  first_seen      timestamptz NOT NULL DEFAULT clock_timestamp()
+  first_seen      timestamptz NOT NULL DEFAULT clock_timestamp(),
+  request_id      text
 );
 CREATE INDEX bacmr_discrepancy_run_idx ON bacmr_discrepancy (run_id, kind, user_id);
 COMMENT ON TABLE bacmr_discrepancy IS
@@ -266,6 +267,116 @@ COMMENT ON FUNCTION bacmr_log(text, text, jsonb) IS
   'write a line into the server''s log, as JSON with timestamp, level, logger, message, request_id';
 
 -- ---------------------------------------------------------------------------------------------
+-- Metrics. The recording functions run no SQL, and may run in parallel workers.
+-- ---------------------------------------------------------------------------------------------
+
+-- Definitions outlive a crash, which shared memory does not.
+CREATE TABLE bacmr_metric_definition (
+  name    text PRIMARY KEY,
+  type    text NOT NULL CHECK (type IN ('counter', 'gauge', 'histogram')),
+  help    text NOT NULL,
+  labels  text[] NOT NULL,
+  buckets float8[] NOT NULL
+);
+COMMENT ON TABLE bacmr_metric_definition IS 'metrics that users of this database defined; see bacmr_metric_define()';
+SELECT pg_catalog.pg_extension_config_dump('bacmr_metric_definition', '');
+
+CREATE FUNCTION bacmr_record_ingestion_job(status text, language text, duration_seconds float8 DEFAULT NULL)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_record_ingestion_job';
+COMMENT ON FUNCTION bacmr_record_ingestion_job(text, text, float8) IS
+  'count an ingestion job, and its duration if it is known; never raises';
+
+CREATE FUNCTION bacmr_record_pinecone_query(namespace text, duration_seconds float8)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_record_pinecone_query';
+COMMENT ON FUNCTION bacmr_record_pinecone_query(text, float8) IS
+  'record the latency of a vector search; never raises';
+
+CREATE FUNCTION bacmr_record_pinecone_upsert(namespace text, duration_seconds float8, vectors bigint)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_record_pinecone_upsert';
+COMMENT ON FUNCTION bacmr_record_pinecone_upsert(text, float8, bigint) IS
+  'record the latency of a vector upsert and its number of vectors; never raises';
+
+CREATE FUNCTION bacmr_record_openai_request(model text, endpoint text, duration_seconds float8, tokens bigint)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_record_openai_request';
+COMMENT ON FUNCTION bacmr_record_openai_request(text, text, float8, bigint) IS
+  'record the latency of a call to the model and its tokens; never raises';
+
+CREATE FUNCTION bacmr_record_wallet_reservation(status text)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_record_wallet_reservation';
+COMMENT ON FUNCTION bacmr_record_wallet_reservation(text) IS
+  'count a reservation by what became of it; never raises';
+
+CREATE FUNCTION bacmr_set_circuit_breaker_state(service text, state int)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_set_circuit_breaker_state';
+COMMENT ON FUNCTION bacmr_set_circuit_breaker_state(text, int) IS
+  'set the state of a circuit breaker: 0 closed, 1 open, 2 half-open; never raises';
+
+CREATE FUNCTION bacmr_set_active_reservations(count bigint)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_set_active_reservations';
+COMMENT ON FUNCTION bacmr_set_active_reservations(bigint) IS
+  'set the number of open reservations (the worker does so itself); never raises';
+
+CREATE FUNCTION bacmr_record_rate_limit_rejection(scope text, path text)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_record_rate_limit_rejection';
+COMMENT ON FUNCTION bacmr_record_rate_limit_rejection(text, text) IS
+  'count a request that a rate limit rejected; never raises';
+
+CREATE FUNCTION bacmr_metric_define(name text, type text, help text DEFAULT '', labels text[] DEFAULT '{}',
+                                    buckets float8[] DEFAULT NULL)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'bacmr_metric_define';
+COMMENT ON FUNCTION bacmr_metric_define(text, text, text, text[], float8[]) IS
+  'define a metric of your own: counter, gauge or histogram, with its label names';
+
+CREATE FUNCTION bacmr_metric_undefine(name text)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'bacmr_metric_undefine';
+COMMENT ON FUNCTION bacmr_metric_undefine(text) IS
+  'forget a metric of your own, and its series';
+
+CREATE FUNCTION bacmr_metric_inc(name text, labels jsonb DEFAULT '{}', by float8 DEFAULT 1)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'bacmr_metric_inc';
+COMMENT ON FUNCTION bacmr_metric_inc(text, jsonb, float8) IS
+  'increase a counter, or change a gauge, by an amount';
+
+CREATE FUNCTION bacmr_metric_set(name text, labels jsonb, value float8)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'bacmr_metric_set';
+COMMENT ON FUNCTION bacmr_metric_set(text, jsonb, float8) IS
+  'set a gauge';
+
+CREATE FUNCTION bacmr_metric_observe(name text, labels jsonb, value float8)
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'bacmr_metric_observe';
+COMMENT ON FUNCTION bacmr_metric_observe(text, jsonb, float8) IS
+  'add an observation to a histogram';
+
+CREATE FUNCTION bacmr_metrics_reset()
+  RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'bacmr_metrics_reset';
+COMMENT ON FUNCTION bacmr_metrics_reset() IS
+  'forget all series of this database: counters begin at 0';
+
+CREATE FUNCTION bacmr_metric_samples()
+  RETURNS TABLE (name text, type text, labels jsonb, value float8) LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_metric_samples';
+COMMENT ON FUNCTION bacmr_metric_samples() IS
+  'the rows of the view bacmr_metrics';
+
+CREATE FUNCTION bacmr_metric_series(metric text DEFAULT NULL)
+  RETURNS TABLE (name text, type text, labels jsonb, value float8, bounds float8[], buckets bigint[],
+                 sum float8, count bigint) LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_metric_series';
+COMMENT ON FUNCTION bacmr_metric_series(text) IS
+  'series of this database, histograms whole (buckets cumulative, without +Inf), for exporters';
+
+CREATE VIEW bacmr_metrics AS SELECT s.name, s.type, s.labels, s.value FROM bacmr_metric_samples() s;
+COMMENT ON VIEW bacmr_metrics IS 'this database''s samples as Prometheus sees them';
+
+CREATE FUNCTION bacmr_metrics_prometheus()
+  RETURNS text LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_metrics_prometheus';
+COMMENT ON FUNCTION bacmr_metrics_prometheus() IS
+  'the metrics of this database in Prometheus text format 0.0.4';
+
+CREATE FUNCTION bacmr_metrics_json()
+  RETURNS jsonb LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'bacmr_metrics_json';
+COMMENT ON FUNCTION bacmr_metrics_json() IS
+  'the metrics of this database as JSON, with quantiles';
+
+-- ---------------------------------------------------------------------------------------------
 -- Privileges: nothing to PUBLIC; pg_monitor sees the state. More by bacmr_grant().
 -- ---------------------------------------------------------------------------------------------
 
@@ -277,9 +388,30 @@ REVOKE ALL ON FUNCTION
   bacmr_unpause(text), bacmr_worker_status(), bacmr_library_version(), bacmr_doctor(),
   bacmr_log(text, text, jsonb)
   FROM PUBLIC;
+REVOKE ALL ON FUNCTION
+  bacmr_record_ingestion_job(text, text, float8),
+  bacmr_record_pinecone_query(text, float8),
+  bacmr_record_pinecone_upsert(text, float8, bigint),
+  bacmr_record_openai_request(text, text, float8, bigint),
+  bacmr_record_wallet_reservation(text),
+  bacmr_set_circuit_breaker_state(text, int),
+  bacmr_set_active_reservations(bigint),
+  bacmr_record_rate_limit_rejection(text, text),
+  bacmr_metric_define(text, text, text, text[], float8[]),
+  bacmr_metric_undefine(text),
+  bacmr_metric_inc(text, jsonb, float8),
+  bacmr_metric_set(text, jsonb, float8),
+  bacmr_metric_observe(text, jsonb, float8),
+  bacmr_metrics_reset(),
+  bacmr_metric_samples(),
+  bacmr_metric_series(text),
+  bacmr_metrics_prometheus(),
+  bacmr_metrics_json()
+  FROM PUBLIC;
 REVOKE ALL ON PROCEDURE bacmr_run_job(text, jsonb) FROM PUBLIC;
 
 GRANT USAGE ON SCHEMA @extschema@ TO pg_monitor;
-GRANT SELECT ON bacmr_sources, bacmr_status TO pg_monitor;
+GRANT SELECT ON bacmr_sources, bacmr_status, bacmr_metrics TO pg_monitor;
 GRANT EXECUTE ON FUNCTION
-  bacmr_source_status(), bacmr_worker_status(), bacmr_library_version() TO pg_monitor;
+  bacmr_source_status(), bacmr_worker_status(), bacmr_library_version(), bacmr_metric_samples(),
+  bacmr_metric_series(text), bacmr_metrics_prometheus(), bacmr_metrics_json() TO pg_monitor;

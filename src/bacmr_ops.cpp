@@ -2,6 +2,7 @@
 // that hold their jobs (BACMR_FUNCTION).
 #include "pg/postgres.hpp"
 
+#include "metrics/registry.hpp"
 #include "pg/library.hpp"
 #include "pg/settings.hpp"
 #include "pg/transaction_end.hpp"
@@ -16,6 +17,7 @@ void _PG_init(void) {
   pg::watch_transactions();
   if (process_shared_preload_libraries_in_progress) {
     pg::note_preloaded();
+    metrics::install();
     worker::install();
   }
 }

@@ -87,7 +87,8 @@ class Doctor {
   void check_preload() {
     if (!pg::preloaded()) {
       add("preload", "warning",
-          "bacmr_ops is not in shared_preload_libraries: no worker expires reservations",
+          "bacmr_ops is not in shared_preload_libraries: no worker expires reservations, and no "
+          "metrics are kept",
           "ALTER SYSTEM SET shared_preload_libraries = ...,bacmr_ops (and restart), or SELECT "
           "bacmr_schedule() to expire by pg_cron");
       return;

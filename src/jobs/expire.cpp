@@ -12,6 +12,7 @@
 #include "core/json.hpp"
 #include "jobs/job_run.hpp"
 #include "jobs/refund.hpp"
+#include "metrics/at_commit.hpp"
 #include "pg/entry.hpp"
 #include "pg/log.hpp"
 #include "pg/memory.hpp"
@@ -180,6 +181,7 @@ bool ExpiryTick::next_batch() {
     pg::Subtransaction attempt;
     const BatchResult result = expire(books, due);
     attempt.commit();
+    count(result);
     failures_in_a_row_ = 0;
     totals_.expired += result.expired;
     totals_.locked += result.locked;
@@ -195,6 +197,20 @@ bool ExpiryTick::next_batch() {
     give_up(due, e.sqlstate(), e.message());
   }
   return true;
+}
+
+// Once the batch is committed, whoever commits it.
+void ExpiryTick::count(const BatchResult& result) const {
+  using metrics::Change;
+  using metrics::Metric;
+  if (result.expired > 0) {
+    const auto expired = static_cast<double>(result.expired);
+    metrics::record_at_commit(Metric::kWalletReservations, {"expired"}, Change::kAdd, expired);
+    metrics::record_at_commit(Metric::kExpiredReservations, {}, Change::kAdd, expired);
+    metrics::record_at_commit(
+        Metric::kRefundedTokens, {}, Change::kAdd,
+        std::stod(result.tokens_refunded) - std::stod(totals_.tokens_refunded));
+  }
 }
 
 bool ExpiryTick::choose(const Source& reservations) {

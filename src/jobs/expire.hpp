@@ -66,6 +66,7 @@ class ExpiryTick {
   void require_same_owner(const Books& books);
   bool next_batch();
   bool choose(const sources::Source& reservations);
+  void count(const BatchResult& result) const;
   BatchResult expire(const Books& books, const std::vector<Due>& due);
   void give_up(const std::vector<Due>& due, const std::string& sqlstate, const std::string& reason);
   void give_up_batch();

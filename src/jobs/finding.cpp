@@ -103,9 +103,13 @@ void FindingSink::flush() {
   // branches, so that both a user and the absence of one are found by the index.
   spi.query(
       "INSERT INTO " + table +
-          " (run_id, kind, user_id, current_balance, ledger_sum, discrepancy, detail, first_seen)"
+          " (run_id, kind, user_id, current_balance, ledger_sum, discrepancy, detail, first_seen,"
+          "  request_id)"
           " SELECT $7, f.kind, f.user_id, f.balance::numeric, f.ledger_sum::numeric,"
-          "  f.discrepancy::numeric, f.detail::jsonb, coalesce(seen.first_seen, clock_timestamp())"
+          "  f.discrepancy::numeric, f.detail::jsonb, coalesce(seen.first_seen, clock_timestamp()),"
+          "  (SELECT r.request_id FROM " +
+          extension_.object("bacmr_job_run") +
+          " r WHERE r.run_id = $7)"
           " FROM unnest($1, $2, $3, $4, $5, $6)"
           "  f(kind, user_id, balance, ledger_sum, discrepancy, detail)"
           " LEFT JOIN LATERAL ("

@@ -2,7 +2,10 @@
 
 #include "jobs/job_run.hpp"
 
+#include <algorithm>
+
 #include "core/error.hpp"
+#include "metrics/at_commit.hpp"
 #include "pg/security.hpp"
 #include "pg/settings.hpp"
 #include "pg/spi.hpp"
@@ -15,6 +18,17 @@ namespace jobs {
 namespace {
 
 constexpr const char* kJobNames = "reconcile, expire";
+
+// A run that is over, for the metrics; `seconds`: how long it took.
+void count_run(const std::string& job, RunStatus status, double seconds) {
+  using metrics::Change;
+  using metrics::Metric;
+  metrics::record_at_commit(Metric::kJobRuns, {job, name_of(status)}, Change::kAdd, 1);
+  if (status != RunStatus::kSkipped) {
+    metrics::record_at_commit(Metric::kJobDuration, {job}, Change::kObserve,
+                              std::max(seconds, 0.0));
+  }
+}
 
 std::string table(const pg::Extension& extension) { return extension.object("bacmr_job_run"); }
 
@@ -95,11 +109,15 @@ std::int64_t start_run(const pg::Extension& extension, Job job, const std::strin
 void finish_run(const pg::Extension& extension, std::int64_t run_id, const RunResult& result) {
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
-  spi.query("UPDATE " + table(extension) +
-                " SET status = $2, finished_at = clock_timestamp(), detail = $3::jsonb, error = $4"
-                " WHERE run_id = $1",
-            {pg::Param::int8(run_id), pg::Param::text(name_of(result.status)),
-             pg::Param::text(result.detail), pg::Param::text(result.error)});
+  const pg::Rows rows = spi.query(
+      "UPDATE " + table(extension) +
+          " SET status = $2, finished_at = clock_timestamp(), detail = $3::jsonb, error = $4"
+          " WHERE run_id = $1 RETURNING job, extract(epoch FROM finished_at - started_at)::float8",
+      {pg::Param::int8(run_id), pg::Param::text(name_of(result.status)),
+       pg::Param::text(result.detail), pg::Param::text(result.error)});
+  if (!rows.empty()) {
+    count_run(rows.text(0, 0), result.status, DatumGetFloat8(rows.datum(0, 1)));
+  }
 }
 
 std::int64_t record_run(const pg::Extension& extension, Job job, const std::string& request_id,
@@ -109,10 +127,12 @@ std::int64_t record_run(const pg::Extension& extension, Job job, const std::stri
   const pg::Rows rows =
       spi.query("INSERT INTO " + table(extension) +
                     " (job, status, started_at, finished_at, request_id, detail, error)"
-                    " VALUES ($1, $2, $3, clock_timestamp(), $4, $5::jsonb, $6) RETURNING run_id",
+                    " VALUES ($1, $2, $3, clock_timestamp(), $4, $5::jsonb, $6) RETURNING run_id,"
+                    " extract(epoch FROM finished_at - started_at)::float8",
                 {pg::Param::text(name_of(job)), pg::Param::text(name_of(result.status)),
                  pg::Param::timestamptz(started_at), pg::Param::text(request_id),
                  pg::Param::text(result.detail), pg::Param::text(result.error)});
+  count_run(name_of(job), result.status, DatumGetFloat8(rows.datum(0, 1)));
   return rows.int8(0, 0);
 }
 
@@ -120,7 +140,7 @@ void fail_dead_runs(const pg::Extension& extension) {
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
   const pg::Rows rows =
-      spi.query("SELECT run_id FROM " + table(extension) +
+      spi.query("SELECT run_id, job FROM " + table(extension) +
                 " WHERE status = 'running' ORDER BY run_id FOR UPDATE SKIP LOCKED");
   for (std::uint64_t i = 0; i < rows.size(); ++i) {
     const pg::JobLock lock = pg::JobLock::for_run(rows.int8(i, 0));
@@ -132,6 +152,9 @@ void fail_dead_runs(const pg::Extension& extension) {
                   " error = 'the process that ran this job is gone (crash, restart or kill)'"
                   " WHERE run_id = $1 AND status = 'running'",
               {pg::Param::int8(rows.int8(i, 0))});
+    metrics::record_at_commit(metrics::Metric::kJobRuns,
+                              {rows.text(i, 1), name_of(RunStatus::kFailed)}, metrics::Change::kAdd,
+                              1);
   }
 }
 

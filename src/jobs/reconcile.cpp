@@ -10,6 +10,7 @@
 #include "core/json.hpp"
 #include "jobs/balance_scan.hpp"
 #include "jobs/finding.hpp"
+#include "jobs/gauges.hpp"
 #include "jobs/job_run.hpp"
 #include "jobs/reservation_checks.hpp"
 #include "pg/entry.hpp"
@@ -242,6 +243,8 @@ void conclude(const pg::Extension& extension, Reconciliation& result,
   run.status = result.discrepancies > 0 ? RunStatus::kDiscrepancies : RunStatus::kSucceeded;
   run.detail = result.detail;
   finish_run(extension, result.run_id, run);
+  publish_findings(extension);
+  publish_last_success(extension);
 
   const std::string fields = core::JsonObject()
                                  .number("run_id", result.run_id)

@@ -44,6 +44,17 @@ std::optional<std::string> Args::text(int i) const {
   return std::string(value);
 }
 
+std::optional<std::string_view> Args::text_view(int i) const {
+  if (is_null(i)) {
+    return std::nullopt;
+  }
+  auto* value = reinterpret_cast<varlena*>(DatumGetPointer(datum(i)));
+  if (VARATT_IS_EXTENDED(value) && !VARATT_IS_SHORT(value)) {
+    value = call([&] { return PG_DETOAST_DATUM_PACKED(datum(i)); });
+  }
+  return std::string_view(VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+}
+
 std::optional<std::string> Args::json(int i) const {
   if (is_null(i)) {
     return std::nullopt;

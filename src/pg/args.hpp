@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace pg {
 
@@ -23,6 +24,8 @@ class Args {
   Oid oid(int i, const char* name) const;
 
   std::optional<std::string> text(int i) const;
+  // The bytes of a text without a copy, where they lie plain in memory.
+  std::optional<std::string_view> text_view(int i) const;
   std::optional<std::string> json(int i) const;  // jsonb, as text
   std::optional<std::int64_t> int8(int i) const;
   // An interval, in microseconds (a month counts as 30 days, as in extract(epoch …)'s arithmetic

@@ -4,7 +4,9 @@
 #include "pg/guard.hpp"
 
 extern "C" {
+#include "catalog/pg_type_d.h"
 #include "funcapi.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
@@ -37,6 +39,34 @@ Value Value::text(const std::optional<std::string>& value) {
 Value Value::int8(std::int64_t value) { return {Int64GetDatum(value), false}; }
 
 Value Value::int8(std::optional<std::int64_t> value) { return value ? int8(*value) : Value{}; }
+
+Value Value::float8(double value) { return {Float8GetDatum(value), false}; }
+
+Value Value::float8_array(std::span<const double> values) {
+  std::vector<Datum> datums;
+  for (const double value : values) {
+    datums.push_back(Float8GetDatum(value));
+  }
+  return {call([&] {
+            return PointerGetDatum(construct_array(datums.data(), static_cast<int>(datums.size()),
+                                                   FLOAT8OID, sizeof(double), FLOAT8PASSBYVAL,
+                                                   TYPALIGN_DOUBLE));
+          }),
+          false};
+}
+
+Value Value::int8_array(std::span<const std::int64_t> values) {
+  std::vector<Datum> datums;
+  for (const std::int64_t value : values) {
+    datums.push_back(Int64GetDatum(value));
+  }
+  return {call([&] {
+            return PointerGetDatum(construct_array(datums.data(), static_cast<int>(datums.size()),
+                                                   INT8OID, sizeof(std::int64_t), FLOAT8PASSBYVAL,
+                                                   TYPALIGN_DOUBLE));
+          }),
+          false};
+}
 
 Value Value::oid(Oid value) {
   return OidIsValid(value) ? Value{ObjectIdGetDatum(value), false} : Value{};

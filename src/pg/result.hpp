@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,9 @@ struct Value {
   static Value text(const std::optional<std::string>& value);
   static Value int8(std::int64_t value);
   static Value int8(std::optional<std::int64_t> value);
+  static Value float8(double value);
+  static Value float8_array(std::span<const double> values);
+  static Value int8_array(std::span<const std::int64_t> values);
   static Value oid(Oid value);  // InvalidOid: NULL
   static Value timestamptz(std::optional<std::int64_t> value);
   static Value numeric(const std::string& decimal);

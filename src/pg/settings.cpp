@@ -24,6 +24,8 @@ int expire_interval_value;
 int expire_batch_size_value;
 char* artifact_directory_value;
 int history_retention_value;
+constexpr int kDefaultSeries = 2000;
+int metrics_max_series_value = kDefaultSeries;
 
 constexpr int kMaxRequestId = 200;
 
@@ -108,6 +110,16 @@ void define() {
   DefineCustomIntVariable("bacmr.history_retention", "How long finished job runs are kept.",
                           "0 keeps them for ever.", &history_retention_value, 90 * 24 * 3600, 0,
                           INT_MAX, PGC_SIGHUP, GUC_UNIT_S, nullptr, nullptr, nullptr);
+  // Server start: it sizes shared memory. Defined only while the server preloads the library: in
+  // any other session defining it would be an error.
+  if (process_shared_preload_libraries_in_progress) {
+    DefineCustomIntVariable("bacmr.metrics_max_series",
+                            "Series of metrics that shared memory holds, of all databases.",
+                            "A quarter of them may be histograms, a quarter is kept for the "
+                            "extension's own.",
+                            &metrics_max_series_value, kDefaultSeries, 100, 100'000, PGC_POSTMASTER,
+                            0, nullptr, nullptr, nullptr);
+  }
 }
 
 std::string request_id() { return request_id_value != nullptr ? request_id_value : ""; }
@@ -128,6 +140,8 @@ std::string artifact_directory() {
   const std::string directory = artifact_directory_value;
   return directory.front() == '/' ? directory : std::string(DataDir) + "/" + directory;
 }
+
+std::uint32_t metrics_max_series() { return static_cast<std::uint32_t>(metrics_max_series_value); }
 
 int history_retention_s() { return history_retention_value; }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 namespace pg::settings {
@@ -18,7 +19,8 @@ bool worker_enabled();
 int expire_interval_s();
 int expire_batch_size();
 std::string artifact_directory();  // absolute
-int history_retention_s();         // 0: for ever
+std::uint32_t metrics_max_series();
+int history_retention_s();  // 0: for ever
 
 // Whether bacmr.databases lets the worker work on `database`.
 bool works_on(const std::string& database);

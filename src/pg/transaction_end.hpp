@@ -3,6 +3,7 @@
 
 #include "pg/postgres.hpp"
 
+#include <functional>
 #include <string>
 
 namespace pg {
@@ -18,6 +19,11 @@ void set_wake(void (*function)());
 // However the current transaction ends, calls what set_release() named.
 void release_at_end();
 void set_release(void (*function)());
+
+// After the commit of the current transaction, calls `action`, unless the subtransaction in which
+// this was said is rolled back, or the transaction is prepared for two-phase commit. `action` must
+// neither raise nor throw.
+void at_commit(std::function<void()> action);
 
 // The file at `path` tells of work in the current (sub)transaction: it is removed if that aborts.
 void remove_file_at_abort(const std::string& path);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/backoff.hpp"
+#include "metrics/registry.hpp"
 #include "pg/background_worker.hpp"
 #include "pg/entry.hpp"
 #include "pg/guard.hpp"
@@ -55,6 +56,7 @@ constexpr std::int64_t kRepeatAfter = std::chrono::microseconds(std::chrono::min
 struct Database {
   Oid oid;
   std::string name;
+  bool connectable;
 };
 
 // A worker that was started, or is to be started again later.
@@ -78,9 +80,7 @@ std::vector<Database> read_databases() {
       break;
     }
     const auto* row = reinterpret_cast<const FormData_pg_database*>(GETSTRUCT(tuple));
-    if (row->datallowconn) {
-      result.push_back({row->oid, NameStr(row->datname)});
-    }
+    result.push_back({row->oid, NameStr(row->datname), row->datallowconn});
   }
   pg::call([&] {
     table_endscan(scan);
@@ -130,14 +130,15 @@ class Launcher {
         ++unconfirmed;
       }
     }
+    metrics::forget_databases_except(present);
     std::erase_if(charges_, [&](const auto& entry) {
       return !present.contains(entry.first) && entry.second.handle == nullptr;
     });
     for (const Database& database : databases) {
       Charge& charge = charges_[database.oid];
-      if (charge.handle != nullptr || charge.without_extension || !pg::settings::worker_enabled() ||
-          !pg::settings::works_on(database.name) || shared::is_held(database.oid) ||
-          is_served(database.oid)) {
+      if (!database.connectable || charge.handle != nullptr || charge.without_extension ||
+          !pg::settings::worker_enabled() || !pg::settings::works_on(database.name) ||
+          shared::is_held(database.oid) || is_served(database.oid)) {
         continue;
       }
       if (const std::int64_t wait = charge.not_before - GetCurrentTimestamp(); wait > 0) {
@@ -251,10 +252,16 @@ void register_launcher() {
   RegisterBackgroundWorker(&worker);
 }
 
+bool is_up(Oid database) {
+  const auto slot = shared::view(database);
+  return slot && slot->pid != 0 && slot->state != State::kStarting;
+}
+
 }  // namespace
 
 void install() {
   shared::install();
+  metrics::set_worker_probe(is_up);
   pg::set_wake(shared::wake);
   pg::set_release(shared::unhold_all);
   pg::watch_utility({shared::hold, pg::wake_worker_at_commit});

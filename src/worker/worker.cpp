@@ -3,16 +3,20 @@
 
 #include <algorithm>
 #include <chrono>
+#include <initializer_list>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "core/backoff.hpp"
 #include "core/error.hpp"
 #include "core/json.hpp"
 #include "jobs/expire.hpp"
+#include "jobs/gauges.hpp"
 #include "jobs/job_run.hpp"
 #include "jobs/pacing.hpp"
 #include "jobs/pause.hpp"
+#include "metrics/at_commit.hpp"
 #include "pg/entry.hpp"
 #include "pg/log.hpp"
 #include "pg/security.hpp"
@@ -47,6 +51,9 @@ using std::chrono::seconds;
 constexpr std::int64_t kShortestRest = microseconds(seconds(1)).count();
 // Nobody's forgotten transaction may hold up the book-keeping, and with it everything else.
 constexpr const char* kLockTimeout = "1s";
+// Gauges are at most this old, a scrape interval; or a hundred times what it takes to read them.
+constexpr std::int64_t kRefreshEvery = microseconds(seconds(10)).count();
+constexpr std::int64_t kRefreshFactor = 100;
 // Finished runs are pruned this often.
 constexpr std::int64_t kPruneEvery = microseconds(std::chrono::hours(1)).count();
 
@@ -58,9 +65,9 @@ constexpr std::int64_t kPruneEvery = microseconds(std::chrono::hours(1)).count()
 // What the worker finds at the beginning of a tick.
 struct Situation {
   pg::Extension extension;
-  State state = State::kIdle;  // kIdle: there is work to look for
-  std::string obstacle;        // kUnfit: why nothing can be expired
-  Oid table_owner = InvalidOid;
+  State state = State::kIdle;    // kIdle: there is work to look for
+  std::string obstacle;          // kUnfit: why nothing can be expired
+  Oid table_owner = InvalidOid;  // of the reservations, where they are attached
 };
 
 Situation look_around() {
@@ -77,18 +84,17 @@ Situation look_around() {
     settings.set("lock_timeout", kLockTimeout);
     sources::settle_identity(*extension);
     jobs::fail_dead_runs(*extension);
+    const sources::Sources all = sources::Sources::load(*extension);
+    const sources::Source* reservations = all.find("reservations");
+    if (reservations != nullptr) {
+      result.table_owner = reservations->owner;
+    }
     if (jobs::pause_reason(*extension, "expire")) {
       result.state = State::kPaused;
-    } else {
-      const sources::Sources all = sources::Sources::load(*extension);
-      const sources::Source* reservations = all.find("reservations");
-      if (reservations == nullptr) {
-        result.state = State::kUnattached;
-      } else if (result.obstacle = jobs::expiry_obstacle(all); !result.obstacle.empty()) {
-        result.state = State::kUnfit;
-      } else {
-        result.table_owner = reservations->owner;
-      }
+    } else if (reservations == nullptr) {
+      result.state = State::kUnattached;
+    } else if (result.obstacle = jobs::expiry_obstacle(all); !result.obstacle.empty()) {
+      result.state = State::kUnfit;
     }
   }
   transaction.commit();
@@ -119,27 +125,93 @@ void record(const Situation& situation, const std::string& request_id, std::int6
 class Worker {
  public:
   [[noreturn]] void run() {
+    State state = State::kStarting;
+    std::int64_t next = 0;
     for (;;) {
-      const std::int64_t began = GetCurrentTimestamp();
-      std::int64_t next = began + interval();
-      State state = State::kBackingOff;
-      try {
-        state = tick(next);
-        if (state != State::kBackingOff) {
-          failures_.reset();
-        }
-      } catch (const pg::Error& e) {
-        next = after_failure(e.sqlstate(), e.summary());
-      } catch (const core::Error& e) {
-        next = after_failure(e.sqlstate(), e.message());
+      if (const std::int64_t began = GetCurrentTimestamp(); began >= next) {
+        state = tick_or_fail(next);
+        next = std::max(next, began + kShortestRest);
       }
-      rest(state, std::max(next, began + kShortestRest));
+      refresh_gauges();
+      rest(state, next);
     }
   }
 
  private:
   static std::int64_t interval() {
     return microseconds(seconds(pg::settings::expire_interval_s())).count();
+  }
+
+  State tick_or_fail(std::int64_t& next) {
+    next = GetCurrentTimestamp() + interval();
+    try {
+      const State state = tick(next);
+      if (state != State::kBackingOff) {
+        failures_.reset();
+      }
+      return state;
+    } catch (const pg::Error& e) {
+      next = after_failure(e.sqlstate(), e.summary());
+    } catch (const core::Error& e) {
+      next = after_failure(e.sqlstate(), e.message());
+    }
+    return State::kBackingOff;
+  }
+
+  // So that a scrape reads no table, and needs no right to. Counting the open reservations may take
+  // long: it has a hundredth of one processor at the most.
+  void refresh_gauges() {
+    const std::int64_t began = GetCurrentTimestamp();
+    if (!situation_ || began < gauges_due_) {
+      return;
+    }
+    try {
+      {
+        pg::WorkerTransaction transaction;
+        {
+          pg::PinnedSettings settings;
+          settings.set("lock_timeout", kLockTimeout);
+          jobs::publish_findings(situation_->extension);
+          jobs::publish_last_success(situation_->extension);
+        }
+        transaction.commit();
+      }
+      if (OidIsValid(situation_->table_owner)) {
+        pg::WorkerTransaction transaction(situation_->table_owner);
+        {
+          pg::PinnedSettings settings;
+          settings.set("lock_timeout", kLockTimeout);
+          jobs::publish_reservations(situation_->extension);
+        }
+        transaction.commit();
+      }
+    } catch (const pg::Error& e) {
+      pg::log_line(pg::LogLevel::kDebug, "gauges could not be refreshed",
+                   core::JsonObject().text("error", e.summary()).str());
+    } catch (const core::Error& e) {
+      pg::log_line(pg::LogLevel::kDebug, "gauges could not be refreshed",
+                   core::JsonObject().text("error", e.message()).str());
+    }
+    const std::int64_t now = GetCurrentTimestamp();
+    gauges_due_ = now + std::max(kRefreshEvery, (now - began) * kRefreshFactor);
+  }
+
+  // Counters that begin at 0: the first increase would otherwise show as no increase.
+  static void begin_counters() {
+    const auto begin = [](metrics::Metric metric, std::initializer_list<std::string_view> labels) {
+      metrics::record_at_commit(metric, labels, metrics::Change::kAdd, 0);
+    };
+    pg::WorkerTransaction transaction;
+    begin(metrics::Metric::kWalletReservations, {"expired"});
+    begin(metrics::Metric::kExpiredReservations, {});
+    begin(metrics::Metric::kRefundedTokens, {});
+    begin(metrics::Metric::kSeriesDropped, {});
+    for (const jobs::Job job : {jobs::Job::kReconcile, jobs::Job::kExpire}) {
+      for (const jobs::RunStatus status : {jobs::RunStatus::kSucceeded, jobs::RunStatus::kFailed}) {
+        begin(metrics::Metric::kJobRuns, {jobs::name_of(job), jobs::name_of(status)});
+      }
+    }
+    transaction.commit();
   }
 
   std::int64_t retry_at() {
@@ -159,7 +231,11 @@ class Worker {
   // One round; `next` is when the next one is due.
   State tick(std::int64_t& next) {
     begin_work();
+    if (!situation_) {
+      begin_counters();
+    }
     const Situation situation = look_around();
+    situation_ = situation;
     if (situation.state != State::kIdle) {
       report_obstacle(situation.obstacle);
       shared::publish_tick(GetCurrentTimestamp(), false, situation.obstacle);
@@ -217,9 +293,23 @@ class Worker {
       next = retry_at();
       return State::kBackingOff;
     }
+    note_success();
     next = next_tick(situation, totals, started_at);
     prune(situation.extension);
     return State::kIdle;
+  }
+
+  // A tick that found nothing due leaves no run, but it worked.
+  static void note_success() {
+    constexpr double kMicro = 1e-6;
+    constexpr std::int64_t kEpochGap =
+        (std::int64_t{POSTGRES_EPOCH_JDATE} - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
+    metrics::LabelValues labels;
+    if (labels.add(jobs::name_of(jobs::Job::kExpire))) {
+      metrics::record(
+          metrics::Metric::kJobLastSuccess, labels, metrics::Change::kSet,
+          static_cast<double>(GetCurrentTimestamp()) * kMicro + static_cast<double>(kEpochGap));
+    }
   }
 
   std::int64_t next_tick(const Situation& situation, const jobs::ExpiryTotals& totals,
@@ -280,12 +370,13 @@ class Worker {
   }
 
   // Sleeps until `next`; a wake-up or a shorter interval brings that forward.
-  static void rest(State state, std::int64_t next) {
+  void rest(State state, std::int64_t& next) {
     const std::int64_t earliest = GetCurrentTimestamp() + kShortestRest;
     shared::publish(state, next);
     pg::call([state] { pgstat_report_activity(STATE_IDLE, name_of(state)); });
-    for (std::int64_t now = GetCurrentTimestamp(); now < next; now = GetCurrentTimestamp()) {
-      pg::wait_for_latch((next - now) / 1000 + 1);
+    for (std::int64_t now = GetCurrentTimestamp(); now < std::min(next, gauges_due_);
+         now = GetCurrentTimestamp()) {
+      pg::wait_for_latch((std::min(next, gauges_due_) - now) / 1000 + 1);
       if (ConfigReloadPending) {
         if (reload_ends_work()) {
           leave(Departure::kAsked);
@@ -295,6 +386,7 @@ class Worker {
       leave_if_asked();
       if (shared::take_wake()) {
         next = std::min(next, earliest);
+        gauges_due_ = std::min(gauges_due_, earliest);
       }
     }
   }
@@ -318,6 +410,8 @@ class Worker {
 
   core::Backoff failures_{seconds(1), std::chrono::minutes(5)};
   core::Backoff held_{seconds(1), seconds(30)};
+  std::optional<Situation> situation_;  // of the latest tick
+  std::int64_t gauges_due_ = 0;
   std::int64_t pruned_at_ = 0;
   std::string obstacle_;
 };
