@@ -36,7 +36,7 @@ else
 # No PGXS: the targets that install what is missing still work; these say what is missing.
 all install uninstall installcheck:
 	@echo "bacmr_ops: '$(PG_CONFIG)' brings no server headers and no pgxs.mk (PG=$(PG))." >&2
-	@echo "Install them:  sudo apt-get install build-essential postgresql-server-dev-$(PG)" >&2
+	@echo "Install them:  sudo apt-get install build-essential libmicrohttpd-dev postgresql-server-dev-$(PG)" >&2
 	@echo "or:            make deps" >&2
 	@echo "Elsewhere:     make PG_CONFIG=/path/to/pg_config" >&2
 	@exit 1

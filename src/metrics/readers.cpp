@@ -13,6 +13,7 @@
 namespace metrics {
 namespace {
 
+using core::MetricFamily;
 using core::MetricType;
 using core::Sample;
 
@@ -96,6 +97,15 @@ Datum prometheus_function(pg::Args) {
   return pg::Value::text(to_database_encoding(text.take())).datum;
 }
 
+std::string now_text() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  ::gmtime_r(&now, &parts);
+  char timestamp[32];
+  std::strftime(timestamp, sizeof timestamp, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return timestamp;
+}
+
 Datum json_function(pg::Args) {
   core::MetricsJson json;
   if (available()) {
@@ -103,15 +113,46 @@ Datum json_function(pg::Args) {
       json.family(family.family, family.samples());
     }
   }
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  ::gmtime_r(&now, &parts);
-  char timestamp[32];
-  std::strftime(timestamp, sizeof timestamp, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return pg::Value::jsonb(to_database_encoding(json.finish(timestamp))).datum;
+  return pg::Value::jsonb(to_database_encoding(json.finish(now_text()))).datum;
+}
+
+// A database that was dropped this very moment has no name any more.
+auto name_finder(const DatabaseNames& names) {
+  return [&names](Oid database) {
+    const auto found = names.find(database);
+    return found == names.end() ? std::string_view("") : std::string_view(found->second);
+  };
 }
 
 }  // namespace
+
+std::string all_as_prometheus(const DatabaseNames& names) {
+  core::PrometheusText text;
+  const std::vector<FamilyCopy> families = read(InvalidOid);
+  for (std::size_t i = 0; i < families.size();) {
+    // Two databases may have defined the same name: one family then, of the type that comes first.
+    const MetricFamily& head = families[i].family;
+    std::vector<Sample> samples;
+    for (; i < families.size() && std::string_view(families[i].family.name) == head.name; ++i) {
+      if (families[i].family.same_shape(head)) {
+        for (Sample& sample : families[i].samples(name_finder(names))) {
+          samples.push_back(std::move(sample));
+        }
+      }
+    }
+    text.family(head, samples);
+  }
+  return text.take();
+}
+
+std::string all_as_json(const DatabaseNames& names) {
+  core::MetricsJson json;
+  for (const FamilyCopy& family : read(InvalidOid)) {
+    json.family(family.family, family.samples(name_finder(names)));
+  }
+  return json.finish(now_text());
+}
+
 }  // namespace metrics
 
 BACMR_FUNCTION(bacmr_metric_samples, metrics::samples_function);

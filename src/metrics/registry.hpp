@@ -5,6 +5,7 @@
 #include "pg/postgres.hpp"
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -73,6 +74,11 @@ struct FamilyCopy {
 // Of one database, or of all (InvalidOid), in the catalogue's order, users' own after it by name.
 // `only`: the family of that name.
 std::vector<FamilyCopy> read(Oid database, std::optional<std::string_view> only = {});
+
+// The metrics of all databases in the two forms, each series with the label `datname`.
+using DatabaseNames = std::map<Oid, std::string>;
+std::string all_as_prometheus(const DatabaseNames& names);
+std::string all_as_json(const DatabaseNames& names);
 
 // Says whether a database's worker runs; set by src/worker, which this folder does not know.
 void set_worker_probe(bool (*probe)(Oid database));

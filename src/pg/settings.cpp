@@ -24,6 +24,8 @@ int expire_interval_value;
 int expire_batch_size_value;
 char* artifact_directory_value;
 int history_retention_value;
+char* metrics_listen_value;
+char* metrics_token_file_value;
 constexpr int kDefaultSeries = 2000;
 int metrics_max_series_value = kDefaultSeries;
 
@@ -71,6 +73,17 @@ bool check_artifact_directory(char** value, void**, GucSource) {
   return true;
 }
 
+// host:port, as the endpoint takes it apart.
+bool check_metrics_listen(char** value, void**, GucSource) {
+  const char* colon = strrchr(*value, ':');
+  const bool good = **value == '\0' || (colon != nullptr && colon != *value &&
+                                        atoi(colon + 1) > 0 && atoi(colon + 1) <= 65535);
+  if (!good) {
+    GUC_check_errdetail("Expected an address and a port, such as \"127.0.0.1:9188\", or nothing.");
+  }
+  return good;
+}
+
 }  // namespace
 
 void define() {
@@ -110,6 +123,15 @@ void define() {
   DefineCustomIntVariable("bacmr.history_retention", "How long finished job runs are kept.",
                           "0 keeps them for ever.", &history_retention_value, 90 * 24 * 3600, 0,
                           INT_MAX, PGC_SIGHUP, GUC_UNIT_S, nullptr, nullptr, nullptr);
+  // Reload: they open the server to the network, and name a file that it reads.
+  DefineCustomStringVariable(
+      "bacmr.metrics_listen", "Address and port where metrics are served over HTTP.",
+      "Empty: nowhere. For example \"127.0.0.1:9188\".", &metrics_listen_value, "", PGC_SIGHUP, 0,
+      check_metrics_listen, nullptr, nullptr);
+  DefineCustomStringVariable("bacmr.metrics_token_file",
+                             "File with the bearer token that a scrape must bring.",
+                             "Empty: none is asked for.", &metrics_token_file_value, "", PGC_SIGHUP,
+                             GUC_SUPERUSER_ONLY, nullptr, nullptr, nullptr);
   // Server start: it sizes shared memory. Defined only while the server preloads the library: in
   // any other session defining it would be an error.
   if (process_shared_preload_libraries_in_progress) {
@@ -140,6 +162,10 @@ std::string artifact_directory() {
   const std::string directory = artifact_directory_value;
   return directory.front() == '/' ? directory : std::string(DataDir) + "/" + directory;
 }
+
+std::string metrics_listen() { return metrics_listen_value; }
+
+std::string metrics_token_file() { return metrics_token_file_value; }
 
 std::uint32_t metrics_max_series() { return static_cast<std::uint32_t>(metrics_max_series_value); }
 

@@ -20,7 +20,9 @@ int expire_interval_s();
 int expire_batch_size();
 std::string artifact_directory();  // absolute
 std::uint32_t metrics_max_series();
-int history_retention_s();  // 0: for ever
+std::string metrics_listen();      // '' or host:port
+std::string metrics_token_file();  // '' where no token is asked for
+int history_retention_s();         // 0: for ever
 
 // Whether bacmr.databases lets the worker work on `database`.
 bool works_on(const std::string& database);

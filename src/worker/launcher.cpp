@@ -19,16 +19,10 @@
 #include "pg/transaction_end.hpp"
 #include "pg/utility_hook.hpp"
 #include "pg/wait.hpp"
-#include "pg/worker_transaction.hpp"
+#include "worker/databases.hpp"
 #include "worker/shared.hpp"
 
 extern "C" {
-#include "access/genam.h"
-#include "access/heapam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "access/tableam.h"
-#include "catalog/pg_database.h"
 #include "common/pg_prng.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
@@ -53,12 +47,6 @@ constexpr const char* kNoSlot =
     "no background worker slot is free: raise max_worker_processes and restart";
 constexpr std::int64_t kRepeatAfter = std::chrono::microseconds(std::chrono::minutes(10)).count();
 
-struct Database {
-  Oid oid;
-  std::string name;
-  bool connectable;
-};
-
 // A worker that was started, or is to be started again later.
 struct Charge {
   BackgroundWorkerHandle* handle = nullptr;  // nullptr: none is running
@@ -68,27 +56,6 @@ struct Charge {
   TimestampTz not_before = 0;
   TimestampTz started_at = 0;
 };
-
-std::vector<Database> read_databases() {
-  pg::WorkerTransaction transaction;
-  Relation relation = pg::call([] { return table_open(DatabaseRelationId, AccessShareLock); });
-  TableScanDesc scan = pg::call([&] { return table_beginscan_catalog(relation, 0, nullptr); });
-  std::vector<Database> result;
-  for (;;) {
-    HeapTuple tuple = pg::call([&] { return heap_getnext(scan, ForwardScanDirection); });
-    if (!HeapTupleIsValid(tuple)) {
-      break;
-    }
-    const auto* row = reinterpret_cast<const FormData_pg_database*>(GETSTRUCT(tuple));
-    result.push_back({row->oid, NameStr(row->datname), row->datallowconn});
-  }
-  pg::call([&] {
-    table_endscan(scan);
-    table_close(relation, AccessShareLock);
-  });
-  transaction.commit();
-  return result;
-}
 
 class Launcher {
  public:
@@ -105,6 +72,7 @@ class Launcher {
         charges_[*changed].without_extension = false;
         charges_[*changed].not_before = 0;
       }
+      look_after_endpoint();
       pg::wait_for_latch(look_after(read_databases()));
     }
   }
@@ -150,6 +118,24 @@ class Launcher {
     report_shortage();
     // A worker says that it has settled in shared memory, not by a signal.
     return unconfirmed > 0 ? std::min(rest, kSettlingMs) : rest;
+  }
+
+  // One process for the whole server; it ends by itself when the setting changes.
+  void look_after_endpoint() {
+    if (endpoint_.handle != nullptr) {
+      pid_t pid = 0;
+      if (GetBackgroundWorkerPid(endpoint_.handle, &pid) != BGWH_STOPPED) {
+        return;
+      }
+      pfree(endpoint_.handle);
+      endpoint_.handle = nullptr;
+      back_off(endpoint_);
+    }
+    if (!pg::settings::metrics_listen().empty() && GetCurrentTimestamp() >= endpoint_.not_before) {
+      start(endpoint_, pg::describe_worker("bacmr_endpoint_main", "bacmr_ops endpoint",
+                                           "bacmr_ops metrics endpoint",
+                                           BgWorkerStart_RecoveryFinished, static_cast<Datum>(0)));
+    }
   }
 
   // Says that slots are short when that begins, and again now and then while it lasts.
@@ -209,9 +195,13 @@ class Launcher {
   }
 
   static bool start(Charge& charge, const Database& database) {
-    BackgroundWorker worker = pg::describe_worker(
-        "bacmr_worker_main", "bacmr_ops worker", "bacmr_ops worker for " + database.name,
-        BgWorkerStart_RecoveryFinished, ObjectIdGetDatum(database.oid));
+    return start(charge, pg::describe_worker("bacmr_worker_main", "bacmr_ops worker",
+                                             "bacmr_ops worker for " + database.name,
+                                             BgWorkerStart_RecoveryFinished,
+                                             ObjectIdGetDatum(database.oid)));
+  }
+
+  static bool start(Charge& charge, BackgroundWorker worker) {
     worker.bgw_notify_pid = MyProcPid;
     const bool started =
         pg::call([&] { return RegisterDynamicBackgroundWorker(&worker, &charge.handle); });
@@ -226,6 +216,7 @@ class Launcher {
   }
 
   std::map<Oid, Charge> charges_;
+  Charge endpoint_;
   TimestampTz shortage_reported_at_ = 0;
 };
 

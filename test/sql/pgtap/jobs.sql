@@ -255,7 +255,8 @@ SELECT results_eq($$SELECT name::text, context::text FROM pg_settings WHERE name
   $$VALUES ('bacmr.artifact_directory', 'sighup'), ('bacmr.databases', 'sighup'),
     ('bacmr.expire_batch_size', 'sighup'), ('bacmr.expire_interval', 'sighup'),
     ('bacmr.history_retention', 'sighup'), ('bacmr.log_format', 'superuser'),
-    ('bacmr.reconcile_memory', 'user'), ('bacmr.request_id', 'user'),
+    ('bacmr.metrics_listen', 'sighup'), ('bacmr.metrics_max_series', 'postmaster'),
+    ('bacmr.metrics_token_file', 'sighup'), ('bacmr.reconcile_memory', 'user'), ('bacmr.request_id', 'user'),
     ('bacmr.worker_enabled', 'sighup')$$, 'every setting, and who may change it when');
 
 -- ---------------------------------------------------------------------------------------------
@@ -379,13 +380,19 @@ SELECT bacmr_grant('app', 'jobs_app'), bacmr_grant('monitor', 'jobs_monitor'),
        bacmr_grant('operator', 'jobs_operator'), bacmr_grant('backup', 'jobs_backup');
 SELECT lives_ok($$SELECT bacmr_grant('app', 'jobs_app')$$, 'granting twice is no error');
 SELECT is(rights_of('jobs_nobody'), NULL, 'who was granted nothing may do nothing');
-SELECT is(rights_of('jobs_app'), '{"bacmr_log(text, text, jsonb)"}', 'app: its lines in the log');
-SELECT is(rights_of('jobs_monitor'), ARRAY['bacmr_library_version()', 'bacmr_source_status()',
-  'bacmr_sources SELECT', 'bacmr_status SELECT', 'bacmr_worker_status()'],
+SELECT is((SELECT array_agg(DISTINCT regexp_replace(r, '\(.*| .*', '')) FROM unnest(rights_of('jobs_app')) r
+           WHERE r !~ '^bacmr_(record|set)_'),
+  '{bacmr_log,bacmr_metric_define,bacmr_metric_inc,bacmr_metric_observe,bacmr_metric_set}',
+  'app: its lines in the log, its metrics');
+SELECT is((SELECT count(*) FROM unnest(rights_of('jobs_app')) r WHERE r ~ '^bacmr_(record|set)_'), 8::bigint,
+  'app: the eight helpers');
+SELECT is(rights_of('jobs_monitor'), ARRAY['bacmr_library_version()', 'bacmr_metric_samples()',
+  'bacmr_metric_series(text)', 'bacmr_metrics SELECT', 'bacmr_metrics_json()', 'bacmr_metrics_prometheus()',
+  'bacmr_source_status()', 'bacmr_sources SELECT', 'bacmr_status SELECT', 'bacmr_worker_status()'],
   'monitor: the views and the functions beneath them');
 SELECT is(rights_of('jobs_pg_monitor'), rights_of('jobs_monitor'), 'pg_monitor has it by default');
 SELECT is(rights_of('jobs_backup'), ARRAY['bacmr_discrepancy SELECT', 'bacmr_job_pause SELECT', 'bacmr_job_run SELECT',
-  'bacmr_source SELECT'],
+  'bacmr_metric_definition SELECT', 'bacmr_source SELECT'],
   'backup: to read what a dump reads');
 SELECT ok(has_sequence_privilege('jobs_backup', 'bacmr_job_run_run_id_seq', 'SELECT'),
   'backup: the sequence too');
