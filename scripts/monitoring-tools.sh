@@ -7,12 +7,18 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TOOLS=$PWD/build/monitoring-tools
 PACKAGES=(prometheus prometheus-alertmanager prometheus-postgres-exporter)
 
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
 unpack() {
     local folder
     folder=$(mktemp -d)
     # As root, apt downloads as a user of its own, who has to be able to write there.
     chmod 777 "$folder"
-    if ! (cd "$folder" && apt-get -qq download "${PACKAGES[@]}"); then
+    # A machine that has not been asked for packages yet has no lists of them.
+    if ! (cd "$folder" && apt-get -qq download "${PACKAGES[@]}" 2>/dev/null) &&
+        ! { as_root apt-get -qq update && (cd "$folder" && apt-get -qq download "${PACKAGES[@]}"); }; then
         rm -rf "$folder"
         echo "monitoring-tools: apt-get could not download ${PACKAGES[*]}" >&2
         exit 1

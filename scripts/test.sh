@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests: installs what is missing, builds, installs the extension, then the suites.
 #
-#   scripts/test.sh [unit] [sql] [isolation] [tap]     (all of them without an argument)
+#   scripts/test.sh [unit] [sql] [isolation] [tap] [monitoring]     (all of them without an argument)
 #   TESTS='expire*' scripts/test.sh sql                only the files of that name
 #
 #   unit       test/unit/*_test.cpp         GoogleTest under sanitizers, no server
@@ -9,6 +9,7 @@
 #              test/sql/*.sql               pg_regress, against expected/*.out
 #   isolation  test/isolation/specs/*.spec  several sessions, against test/isolation/expected/
 #   tap        test/tap/t/*.pl              whole servers, with PostgreSQL::Test::Cluster
+#   monitoring monitoring/                  alert rules and their tests, dashboards, runbooks
 #
 # The SQL suites share one throwaway cluster that preloads bacmr_ops and pg_cron. The path of the
 # C++ test module (test/module) reaches the tests as the setting bacmr_test.lib, as the environment
@@ -83,13 +84,13 @@ stage_tests() {
     PGXS_DIR=$(dirname "$("$PG_CONFIG" --pgxs)")/../..
     PGXS_DIR=$(cd "$PGXS_DIR" && pwd)
     as_pg mkdir "$STAGE" "$STAGE/totals"
-    tar -c --exclude='*.o' scripts/TapTotals.pm test expected |
+    tar -c --exclude='*.o' scripts/TapTotals.pm test expected monitoring |
         as_pg tar -x --no-same-owner -C "$STAGE"
     # pg_regress wants it below its input folder. (Not by a link in the checkout: archives and some
     # file systems do not keep those.)
     as_pg mv "$STAGE/expected" "$STAGE/test/expected"
     TEST_ENV=("PERL5LIB=$STAGE/scripts:$STAGE/test/tap/lib:$PGXS_DIR/src/test/perl"
-        "TAP_TOTALS=$STAGE/totals/tap")
+        "TAP_TOTALS=$STAGE/totals/tap" "BACMR_MONITORING=$STAGE/monitoring")
     TEST_LIB=
     if module_sources; then
         TEST_LIB=$STAGE/test/module/bacmr_test.so
@@ -235,6 +236,12 @@ suite_tap() {
     mapfile -t files < <(tests_in test/tap/t .pl | sed 's|.*|stage/test/tap/t/&.pl|')
     if [ ${#files[@]} -eq 0 ]; then echo "no tests"; return 0; fi
     as_pg mkdir "$out"
+    # Copied: the checkout may lie where the server's user cannot look.
+    local tools
+    if tools=$(scripts/monitoring-tools.sh); then
+        tar -c -C "$tools/.." bin share/prometheus | as_pg tar -x --no-same-owner -C "$out"
+        TEST_ENV+=("BACMR_MONITORING_TOOLS=$out/bin")
+    fi
     # TESTDIR up to PostgreSQL 15, the other two from 16 on.
     TEST_ENV+=("TESTDIR=$out" "TESTDATADIR=$out/tmp_check" "TESTLOGDIR=$out/tmp_check/log"
         "PG_REGRESS=$PGXS_DIR/src/test/regress/pg_regress")
@@ -242,6 +249,15 @@ suite_tap() {
         --formatter TapTotals "${files[@]}" || status=1
     count_tap
     if [ "$status" -ne 0 ]; then cp -r "$out"/tmp_check/log/. "$LOGS/tap/" 2>/dev/null || true; fi
+    return "$status"
+}
+
+suite_monitoring() {
+    local log=$LOGS/monitoring/output.log status=0 good bad
+    scripts/check-monitoring.sh >"$log" 2>&1 || status=1
+    good=$(grep -c '^ok' "$log" || true) bad=$(grep -c '^FAIL' "$log" || true)
+    count "$good" "$bad" 0
+    cat "$log"
     return "$status"
 }
 
@@ -263,7 +279,7 @@ run_suite() {
 keep_server_log() {
     local log=$LOGS/$1/server.log
     case $1 in
-    unit) return 0 ;;
+    unit | monitoring) return 0 ;;
     # Its servers were its own: one log each, already copied.
     tap) echo "-- logs: $LOGS/tap" && return 0 ;;
     esac
@@ -276,18 +292,18 @@ keep_server_log() {
 
 main() {
     local kinds=("$@") kind suites=() suite
-    [ ${#kinds[@]} -gt 0 ] || kinds=(unit sql isolation tap)
+    [ ${#kinds[@]} -gt 0 ] || kinds=(unit monitoring sql isolation tap)
     for kind in "${kinds[@]}"; do
         case $kind in
         sql) suites+=(pgtap regress) ;;
-        unit | isolation | tap) suites+=("$kind") ;;
+        unit | monitoring | isolation | tap) suites+=("$kind") ;;
         *) echo "test.sh: unknown kind '$kind'" >&2; exit 2 ;;
         esac
     done
     mkdir -p "$LOGS"
     scripts/deps.sh build test
     declare -gA CLUSTER_RUNNING=()
-    if [ "${suites[*]}" != unit ]; then
+    if [[ " ${suites[*]} " =~ \ (pgtap|isolation|tap)\  ]]; then
         step build build
         step install install_extension
         # shellcheck source=scripts/cluster.sh

@@ -31,14 +31,16 @@ sub series_name {
     return @pairs ? "$name\{" . join(',', @pairs) . '}' : $name;
 }
 
-# Takes the text's bytes. Returns (series => value, family => type, family => help), or dies with a
+# Takes the text's bytes, and the name of a label to leave out of the series' names (one that an
+# exporter adds to all). Returns (series => value, family => type, family => help), or dies with a
 # reason. Names and values are characters, values as they were written.
 sub parse_exposition {
-    my ($bytes) = @_;
+    my ($bytes, $left_out) = @_;
     my $text = eval { Encode::decode('UTF-8', $bytes, Encode::FB_CROAK | Encode::LEAVE_SRC) };
     die "invalid UTF-8\n" unless defined $text;
     die "no newline at the end\n" unless $text =~ /\n\z/;
-    my %state = (values => {}, types => {}, help => {}, samples => {}, family => undef);
+    my %state = (values => {}, types => {}, help => {}, samples => {}, family => undef,
+        left_out => $left_out // '');
     my $number = 0;
     for my $line (split /\n/, $text) {
         ++$number;
@@ -96,7 +98,7 @@ sub read_sample {
     my $name = $1;
     my %labels;
     if ($line =~ /\G\{/gc) {
-        until ($line =~ /\G,?\}/gc) {
+        until (%labels ? $line =~ /\G,?\}/gc : $line =~ /\G\}/gc) {
             die "no comma between labels\n" if %labels && $line !~ /\G,/gc;
             $line =~ /\G($LABEL)="/gc or die "invalid label\n";
             my $label = $1;
@@ -105,6 +107,7 @@ sub read_sample {
             $labels{$label} = unescape($1, 'n"');
         }
     }
+    delete $labels{ $state->{left_out} };
     # A time stamp may follow.
     $line =~ /\G ($NUMBER)(?: -?[0-9]+)?$/gc or die "invalid value\n";
     my $value = $1;
@@ -179,7 +182,8 @@ sub check_buckets {
     for my $bucket (@buckets) {
         my ($bound, $count) = @$bucket;
         die "$series: le=\"$bound\" is not above the one before\n" unless $bound > $last_bound;
-        die "$series: le=\"$bound\" is no whole number\n" unless $count =~ /^[0-9.]+(?:e\+?[0-9]+)?$/i;
+        die "$series: le=\"$bound\" is no whole number\n"
+          unless $count =~ /^[0-9]/ && $count == int $count;
         die "$series: le=\"$bound\" is below the one before\n" if $count < $last_count;
         ($last_bound, $last_count) = ($bound, $count);
     }
