@@ -7,7 +7,8 @@
 #   BENCH_CLIENTS=4   clients of the application (d)
 #   BENCH_RATE=1000   its offered load, transactions a second (default: as fast as it can)
 #   BENCH_BATCH_SIZE=1000   bacmr.expire_batch_size (b, d)
-#   BENCH_PARTS=abcd  which parts
+#   BENCH_CALLS=2000000  recording calls (e)
+#   BENCH_PARTS=abcde  which parts
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -20,7 +21,8 @@ BACKLOG=${BENCH_BACKLOG:-200000}
 RESERVATIONS=${BENCH_RESERVATIONS:-5000000}
 RUNS=${BENCH_RUNS:-5}
 CLIENTS=${BENCH_CLIENTS:-4}
-PARTS=${BENCH_PARTS:-abcd}
+PARTS=${BENCH_PARTS:-abcde}
+CALLS=${BENCH_CALLS:-2000000}
 BATCH_SIZE=${BENCH_BATCH_SIZE:-1000}
 
 scripts/deps.sh build test
@@ -72,7 +74,7 @@ prepare() {
     # worker is off: what is measured is called by hand.
     cluster_conf bench "fsync = on" "shared_buffers = '2GB'" "max_wal_size = '16GB'" \
         "checkpoint_timeout = '1h'" "autovacuum = off" "shared_preload_libraries = 'bacmr_ops'" \
-        "bacmr.worker_enabled = off" \
+        "bacmr.worker_enabled = off" "bacmr.metrics_max_series = 4000" \
         "bacmr.expire_batch_size = $BATCH_SIZE"
     cluster_start bench
     cluster_psql bench -c 'CREATE EXTENSION bacmr_ops' -c 'SELECT bacmr_create_tables()' >/dev/null
@@ -233,12 +235,61 @@ mixed() {
     result 'd. loss' "$(calc '%.1f' "100 * (1 - $busy / $quiet)") %"
 }
 
+# pgbench_rate CLIENTS SQL: transactions a second.
+pgbench_rate() {
+    as_pg tee "$CLUSTER_BASE/rate.sql" <<<"$2" >/dev/null
+    as_pg pgbench -n -h "$(cluster_socket bench)" -p "$(cluster_port bench)" -U postgres -M prepared \
+        -c "$1" -j 1 -T 3 -f "$CLUSTER_BASE/rate.sql" postgres 2>&1 | sed -n 's/^tps = \([0-9.]*\).*/\1/p'
+}
+
+# (e) Metrics: a recording beside an empty C function, and beside a counter table; a scrape.
+metrics() {
+    say "e. metrics: $CALLS recordings"
+    make -s -C test/module all
+    as_pg tee "$CLUSTER_BASE/bacmr_test.so" <test/module/bacmr_test.so >/dev/null
+    cluster_psql bench -c "CREATE FUNCTION bacmr_test_nothing(text, text, float8, bigint) RETURNS void
+        LANGUAGE c AS '$CLUSTER_BASE/bacmr_test.so'" -c 'CREATE TABLE counter (name text, labels text,
+        value bigint, PRIMARY KEY (name, labels))' -c 'SET max_parallel_workers_per_gather = 0' >/dev/null
+    local call="('gpt-4o', 'chat', 0.5 + i * 1e-7, 350)) FROM generate_series(1, $CALLS) i;" i empty full
+    for ((i = 0; i < RUNS; i++)); do
+        times 1 '' "SELECT count(bacmr_test_nothing$call" >>"$CLUSTER_BASE/empty"
+        times 1 '' "SELECT count(bacmr_record_openai_request$call" >>"$CLUSTER_BASE/record"
+        times 1 '' "SELECT count(bacmr_record_wallet_reservation('reserved')) FROM generate_series(1, $CALLS);" \
+            >>"$CLUSTER_BASE/count"
+    done
+    empty=$(median <"$CLUSTER_BASE/empty") full=$(median <"$CLUSTER_BASE/record")
+    result 'e. an empty C function' "$(calc '%.3f' "1000 * $empty / $CALLS") us"
+    result 'e. bacmr_record_openai_request (a histogram, a counter)' "$(calc '%.3f' "1000 * $full / $CALLS") us" \
+        "over the empty one: $(calc '%.3f' "1000 * ($full - $empty) / $CALLS") us"
+    result 'e. bacmr_record_wallet_reservation (a counter)' \
+        "$(calc '%.3f' "1000 * $(median <"$CLUSTER_BASE/count") / $CALLS") us"
+    result 'e. 1 client, SELECT bacmr_record_wallet_reservation' \
+        "$(pgbench_rate 1 "SELECT bacmr_record_wallet_reservation('x');") /s"
+    local upsert="INSERT INTO counter VALUES ('n', 'l', 1) ON CONFLICT (name, labels) DO UPDATE SET value = counter.value + 1;"
+    result 'e. 1 client, a counter table' "$(pgbench_rate 1 "$upsert") /s"
+    result 'e. 8 clients, SELECT bacmr_record_wallet_reservation' \
+        "$(pgbench_rate 8 "SELECT bacmr_record_wallet_reservation('y');") /s"
+    result 'e. 8 clients, a counter table' "$(pgbench_rate 8 "$upsert") /s"
+    cluster_psql bench -c 'SELECT bacmr_metrics_reset()' \
+        -c "SELECT bacmr_metric_define('c' || n, 'counter', 'Help.', '{a,b}') FROM generate_series(1, 6) n" \
+        -c "SELECT bacmr_metric_define('h' || n, 'histogram', 'Help.', '{a,b}') FROM generate_series(1, 2) n" \
+        -c "SELECT count(bacmr_metric_inc('c' || n, jsonb_build_object('a', i, 'b', 'x')))
+            FROM generate_series(1, 6) n, generate_series(1, 300) i" \
+        -c "SELECT count(bacmr_metric_observe('h' || n, jsonb_build_object('a', i, 'b', 'x'), i * k))
+            FROM generate_series(1, 2) n, generate_series(1, 100) i, generate_series(1, 50) k" >/dev/null
+    result 'e. a scrape of 2,000 series, 200 of them histograms: text' \
+        "$(times 11 '' 'SELECT length(bacmr_metrics_prometheus());' | tail -n +2 | median) ms"
+    result 'e. the same: view' "$(times 11 '' 'SELECT count(labels) FROM bacmr_metrics;' | tail -n +2 | median) ms"
+    result 'e. the same: JSON' "$(times 11 '' 'SELECT bacmr_metrics_json() IS NULL;' | tail -n +2 | median) ms"
+}
+
 main() {
     prepare
     if [[ $PARTS == *a* ]]; then reconcile; fi
     if [[ $PARTS == *b* ]]; then expire; fi
     if [[ $PARTS == *c* ]]; then tick; fi
     if [[ $PARTS == *d* ]]; then mixed; fi
+    if [[ $PARTS == *e* ]]; then metrics; fi
     say '' && machine && say ''
     printf '%-56s %14s\n' 'measurement' "median of $RUNS"
     printf '%s\n' "${LINES_OUT[@]}"

@@ -61,7 +61,11 @@ void publish_reservations(const pg::Extension& extension) {
   const pg::PinnedSettings settings;
   const sources::Sources all = sources::Sources::load(extension);
   const sources::Source* reservations = all.find("reservations");
-  if (reservations == nullptr || !reservations->exists() || !reservations->problem.empty()) {
+  // Only as its owner: the table's code runs with our rights.
+  if (reservations == nullptr || !reservations->exists() || !reservations->problem.empty() ||
+      reservations->owner != GetUserId()) {
+    metrics::forget(Metric::kActiveReservations);
+    metrics::forget(Metric::kStaleReservations);
     return;
   }
   pg::Spi spi;

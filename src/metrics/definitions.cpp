@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.hpp"
+#include "metrics/label_text.hpp"
 #include "pg/entry.hpp"
 #include "pg/extension.hpp"
 #include "pg/security.hpp"
@@ -56,7 +57,7 @@ std::optional<MetricFamily> stored_definition(const pg::Extension& extension,
   }
   const auto type = core::parse_metric_type(rows.text(0, 0)).value_or(MetricType::kGauge);
   return core::make_family(
-      name, type, rows.text(0, 1), texts(spi, rows.param(0, 2)),
+      name, type, to_utf8(rows.text(0, 1)).value_or(""), texts(spi, rows.param(0, 2)),
       type == MetricType::kHistogram ? numbers(spi, rows.param(0, 3)) : std::vector<double>());
 }
 
@@ -117,8 +118,14 @@ Datum define_function(pg::Args args) {
   pg::Spi spi;
   const pg::Param labels{TEXTARRAYOID, args.datum(3), args.is_null(3)};
   const pg::Param buckets{FLOAT8ARRAYOID, args.datum(4), args.is_null(4)};
+  const auto utf8_help = to_utf8(help);
+  if (!utf8_help) {
+    throw core::Error(core::sqlstate::kInvalidParameterValue,
+                      "the help text of a metric has a character that has no form in UTF-8", {},
+                      "Write it without that character.");
+  }
   const MetricFamily family =
-      core::make_family(name, *type, help, texts(spi, labels), numbers(spi, buckets));
+      core::make_family(name, *type, *utf8_help, texts(spi, labels), numbers(spi, buckets));
   for (const MetricFamily& each : catalog()) {
     refuse_clash(family, each.name, each.type);
   }
@@ -164,13 +171,15 @@ Datum undefine_function(pg::Args args) {
   const pg::Extension extension = pg::require_extension();
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
+  // One whose definition was rolled back stands in shared memory alone.
+  const bool was_known = undefine(name);
   if (spi.query("DELETE FROM " + table(extension) + " WHERE name = $1", {pg::Param::text(name)})
-          .empty()) {
+          .empty() &&
+      !was_known) {
     throw core::Error(core::sqlstate::kUndefinedObject,
                       "the metric \"" + name + "\" is not defined", {},
                       "SELECT name FROM bacmr_metric_definition lists those that are.");
   }
-  undefine(name);
   return pg::void_result();
 }
 

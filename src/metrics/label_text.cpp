@@ -8,10 +8,10 @@ extern "C" {
 }
 
 namespace metrics {
-namespace {
-
-// Nothing where a character has no place in UTF-8.
 std::optional<std::string> to_utf8(std::string_view text) {
+  if (GetDatabaseEncoding() == PG_UTF8) {
+    return std::string(text);
+  }
   const int length = static_cast<int>(text.size());
   if (GetDatabaseEncoding() == PG_SQL_ASCII) {
     // Any bytes may stand in such a database.
@@ -37,8 +37,6 @@ std::optional<std::string> to_utf8(std::string_view text) {
   result.resize(std::char_traits<char>::length(result.c_str()));
   return result;
 }
-
-}  // namespace
 
 const char* add_label(core::LabelValues& labels, std::optional<std::string_view> text) {
   if (!text) {

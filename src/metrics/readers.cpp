@@ -116,7 +116,12 @@ Datum json_function(pg::Args) {
   return pg::Value::jsonb(to_database_encoding(json.finish(now_text()))).datum;
 }
 
-// A database that was dropped this very moment has no name any more.
+// A database that was made or dropped this very moment has no name here: its series wait for the
+// next scrape.
+void leave_out_nameless(std::vector<Sample>& samples) {
+  std::erase_if(samples, [](const Sample& sample) { return sample.labels.front().second.empty(); });
+}
+
 auto name_finder(const DatabaseNames& names) {
   return [&names](Oid database) {
     const auto found = names.find(database);
@@ -140,6 +145,7 @@ std::string all_as_prometheus(const DatabaseNames& names) {
         }
       }
     }
+    leave_out_nameless(samples);
     text.family(head, samples);
   }
   return text.take();
@@ -148,7 +154,9 @@ std::string all_as_prometheus(const DatabaseNames& names) {
 std::string all_as_json(const DatabaseNames& names) {
   core::MetricsJson json;
   for (const FamilyCopy& family : read(InvalidOid)) {
-    json.family(family.family, family.samples(name_finder(names)));
+    std::vector<Sample> samples = family.samples(name_finder(names));
+    leave_out_nameless(samples);
+    json.family(family.family, samples);
   }
   return json.finish(now_text());
 }

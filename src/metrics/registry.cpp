@@ -273,11 +273,14 @@ bool define(const core::MetricFamily& family) noexcept {
   return store->define(MyDatabaseId, family) != 0;
 }
 
-void undefine(std::string_view name) noexcept {
-  if (store != nullptr) {
-    const Locked guard(LW_EXCLUSIVE);
-    store->undefine(MyDatabaseId, name);
+bool undefine(std::string_view name) noexcept {
+  if (store == nullptr) {
+    return false;
   }
+  const Locked guard(LW_EXCLUSIVE);
+  const bool known = store->find_family(MyDatabaseId, name) != 0;
+  store->undefine(MyDatabaseId, name);
+  return known;
 }
 
 void reset() noexcept {
@@ -287,21 +290,45 @@ void reset() noexcept {
   }
 }
 
-void forget_databases_except(const std::set<Oid>& present) noexcept {
+void forget(Metric metric) noexcept {
+  const auto wanted = [metric](const Series& series) {
+    return series.database == MyDatabaseId && series.family == static_cast<std::uint32_t>(metric);
+  };
+  if (store != nullptr) {
+    const Locked guard(LW_EXCLUSIVE);
+    store->erase_if(wanted);
+  }
+}
+
+namespace {
+
+// Most of the time there is nothing to forget: it looks first, under the shared lock.
+template <class Condition>
+void forget_databases(Condition condition) noexcept {
   if (store == nullptr) {
     return;
   }
   bool any = false;
-  const auto gone = [&](Oid database) { return !present.contains(database); };
   {
     const Locked guard(LW_SHARED);
-    store->for_each([&](const Series& series) { any = any || gone(series.database); });
-    store->for_each_family([&](const core::UserFamily& each) { any = any || gone(each.database); });
+    store->for_each([&](const Series& series) { any = any || condition(series.database); });
+    store->for_each_family(
+        [&](const core::UserFamily& each) { any = any || condition(each.database); });
   }
   if (any) {
     const Locked guard(LW_EXCLUSIVE);
-    store->erase_databases(gone);
+    store->erase_databases(condition);
   }
+}
+
+}  // namespace
+
+void forget_this_database() noexcept {
+  forget_databases([](Oid database) { return database == MyDatabaseId; });
+}
+
+void forget_databases_except(const std::set<Oid>& present) noexcept {
+  forget_databases([&](Oid database) { return !present.contains(database); });
 }
 
 std::vector<core::Sample> FamilyCopy::samples(

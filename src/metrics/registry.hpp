@@ -47,10 +47,13 @@ bool record(const Definition& definition, const LabelValues& labels, Change chan
             double amount) noexcept;
 // Makes a definition known, or takes it back. False where there is no room for it.
 bool define(const core::MetricFamily& family) noexcept;
-void undefine(std::string_view name) noexcept;
+bool undefine(std::string_view name) noexcept;  // false: there was none
 
 // Forgets every series of this database.
 void reset() noexcept;
+// Forgets a metric's series in this database; everything of this database, definitions included.
+void forget(Metric metric) noexcept;
+void forget_this_database() noexcept;
 // Forgets what belongs to databases that are not among these.
 void forget_databases_except(const std::set<Oid>& present) noexcept;
 

@@ -76,8 +76,12 @@ bool check_artifact_directory(char** value, void**, GucSource) {
 // host:port, as the endpoint takes it apart.
 bool check_metrics_listen(char** value, void**, GucSource) {
   const char* colon = strrchr(*value, ':');
-  const bool good = **value == '\0' || (colon != nullptr && colon != *value &&
-                                        atoi(colon + 1) > 0 && atoi(colon + 1) <= 65535);
+  bool good = **value == '\0';
+  if (colon != nullptr && colon != *value && colon[1] >= '0' && colon[1] <= '9') {
+    char* end = nullptr;
+    const long port = strtol(colon + 1, &end, 10);
+    good = *end == '\0' && port >= 1 && port <= 65535;
+  }
   if (!good) {
     GUC_check_errdetail("Expected an address and a port, such as \"127.0.0.1:9188\", or nothing.");
   }

@@ -14,6 +14,7 @@
 #include "worker/databases.hpp"
 
 extern "C" {
+#include "mb/pg_wchar.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -36,14 +37,34 @@ std::string read_token(const std::string& path) {
   }
   std::ifstream file(path);
   std::string token;
+  std::getline(file, token);
+  token.erase(token.find_last_not_of(" \t\r") + 1);
   // Never without a token because the file could not be read.
-  if (!std::getline(file, token) || token.empty()) {
+  if (token.empty()) {
     throw core::Error(core::sqlstate::kUndefinedFile,
                       "could not read a token from \"" + path + "\"", {},
                       "Put the token into the first line of bacmr.metrics_token_file, readable for "
                       "the server's operating-system user.");
   }
   return token;
+}
+
+// A name is bytes, in the encoding of whoever made the database.
+std::string as_utf8(const std::string& name) {
+  if (pg_verify_mbstr(PG_UTF8, name.data(), static_cast<int>(name.size()), true)) {
+    return name;
+  }
+  std::string escaped;
+  for (const char c : name) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x80) {
+      escaped += c;
+    } else {
+      constexpr const char* kDigits = "0123456789ABCDEF";
+      escaped.append("\\x").append(1, kDigits[byte >> 4]).append(1, kDigits[byte & 0x0F]);
+    }
+  }
+  return escaped;
 }
 
 class Server {
@@ -76,7 +97,7 @@ class Server {
     }
     names_.clear();
     for (const Database& database : read_databases()) {
-      names_[database.oid] = database.name;
+      names_[database.oid] = as_utf8(database.name);
     }
     names_read_at_ = GetCurrentTimestamp();
   }

@@ -72,16 +72,19 @@ class Launcher {
         charges_[*changed].without_extension = false;
         charges_[*changed].not_before = 0;
       }
-      look_after_endpoint();
-      pg::wait_for_latch(look_after(read_databases()));
+      const std::int64_t rest = look_after_endpoint();
+      pg::wait_for_latch(std::min(rest, look_after(read_databases())));
     }
   }
 
  private:
-  static void reload() {
+  void reload() {
     if (ConfigReloadPending) {
       ConfigReloadPending = false;
       pg::call([] { ProcessConfigFile(PGC_SIGHUP); });
+      // What was wrong may be right now.
+      endpoint_.backoff.reset();
+      endpoint_.not_before = 0;
     }
   }
 
@@ -121,26 +124,33 @@ class Launcher {
   }
 
   // One process for the whole server; it ends by itself when the setting changes.
-  void look_after_endpoint() {
+  // Returns how long there is nothing to do for it, in milliseconds.
+  std::int64_t look_after_endpoint() {
     if (endpoint_.handle != nullptr) {
       pid_t pid = 0;
       if (GetBackgroundWorkerPid(endpoint_.handle, &pid) != BGWH_STOPPED) {
-        return;
+        return kLookAgainMs;
       }
       pfree(endpoint_.handle);
       endpoint_.handle = nullptr;
       back_off(endpoint_);
     }
-    if (!pg::settings::metrics_listen().empty() && GetCurrentTimestamp() >= endpoint_.not_before) {
-      start(endpoint_, pg::describe_worker("bacmr_endpoint_main", "bacmr_ops endpoint",
-                                           "bacmr_ops metrics endpoint",
-                                           BgWorkerStart_RecoveryFinished, static_cast<Datum>(0)));
+    if (pg::settings::metrics_listen().empty()) {
+      return kLookAgainMs;
     }
+    if (const std::int64_t wait = endpoint_.not_before - GetCurrentTimestamp(); wait > 0) {
+      return std::min(kLookAgainMs, wait / 1000 + 1);
+    }
+    start(endpoint_, pg::describe_worker("bacmr_endpoint_main", "bacmr_ops endpoint",
+                                         "bacmr_ops metrics endpoint",
+                                         BgWorkerStart_RecoveryFinished, static_cast<Datum>(0)));
+    return kLookAgainMs;
   }
 
   // Says that slots are short when that begins, and again now and then while it lasts.
   void report_shortage() {
     const bool shortage =
+        endpoint_.without_slot ||
         std::ranges::any_of(charges_, [](const auto& entry) { return entry.second.without_slot; });
     shared::set_start_problem(shortage ? kNoSlot : "");
     if (shortage && GetCurrentTimestamp() - shortage_reported_at_ > kRepeatAfter) {

@@ -75,6 +75,7 @@ Situation look_around() {
   const auto extension = pg::find_extension();
   if (!extension) {
     transaction.commit();
+    metrics::forget_this_database();
     leave(Departure::kNoExtension);
   }
   Situation result;
@@ -162,9 +163,14 @@ class Worker {
   // long: it has a hundredth of one processor at the most.
   void refresh_gauges() {
     const std::int64_t began = GetCurrentTimestamp();
-    if (!situation_ || began < gauges_due_) {
+    if (began < gauges_due_) {
       return;
     }
+    gauges_due_ = began + kRefreshEvery;
+    if (!situation_) {
+      return;  // the first tick failed
+    }
+    begin_work();
     try {
       {
         pg::WorkerTransaction transaction;
@@ -184,6 +190,9 @@ class Worker {
           jobs::publish_reservations(situation_->extension);
         }
         transaction.commit();
+      } else {
+        metrics::forget(metrics::Metric::kActiveReservations);
+        metrics::forget(metrics::Metric::kStaleReservations);
       }
     } catch (const pg::Error& e) {
       pg::log_line(pg::LogLevel::kDebug, "gauges could not be refreshed",
@@ -231,11 +240,12 @@ class Worker {
   // One round; `next` is when the next one is due.
   State tick(std::int64_t& next) {
     begin_work();
-    if (!situation_) {
-      begin_counters();
-    }
     const Situation situation = look_around();
     situation_ = situation;
+    if (!counters_begun_) {
+      begin_counters();
+      counters_begun_ = true;
+    }
     if (situation.state != State::kIdle) {
       report_obstacle(situation.obstacle);
       shared::publish_tick(GetCurrentTimestamp(), false, situation.obstacle);
@@ -387,6 +397,7 @@ class Worker {
       if (shared::take_wake()) {
         next = std::min(next, earliest);
         gauges_due_ = std::min(gauges_due_, earliest);
+        counters_begun_ = false;  // somebody may have reset them
       }
     }
   }
@@ -412,6 +423,7 @@ class Worker {
   core::Backoff held_{seconds(1), seconds(30)};
   std::optional<Situation> situation_;  // of the latest tick
   std::int64_t gauges_due_ = 0;
+  bool counters_begun_ = false;
   std::int64_t pruned_at_ = 0;
   std::string obstacle_;
 };

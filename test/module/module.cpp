@@ -49,3 +49,12 @@ BACMR_FUNCTION(bacmr_test_alive, alive);
 BACMR_FUNCTION(bacmr_test_destroyed, destroyed);
 BACMR_FUNCTION(bacmr_test_heap_bytes, heap_bytes);
 BACMR_FUNCTION(bacmr_test_statement_timeout, statement_timeout);
+
+// For the benchmark: what a call costs by itself.
+extern "C" {
+PG_FUNCTION_INFO_V1(bacmr_test_nothing);
+Datum bacmr_test_nothing(PG_FUNCTION_ARGS) {
+  (void)fcinfo;
+  return static_cast<Datum>(0);
+}
+}

@@ -136,6 +136,10 @@ SELECT raises($$SELECT bacmr_metric_define('x', 'gauge', labels => '{a,NULL}')$$
 SELECT raises($$SELECT bacmr_metric_define('x', 'histogram', buckets => '{1,NULL}')$$, '22023', 'finite', '', 'a bucket that is NULL');
 SELECT raises($$SELECT bacmr_metric_undefine('nothing')$$, '42704', 'not defined', '', 'undefining what is not');
 
+BEGIN;
+SELECT bacmr_metric_define('rolled_back', 'gauge');
+ROLLBACK;
+SELECT lives_ok($$SELECT bacmr_metric_undefine('rolled_back')$$, 'a definition that was rolled back can be undefined');
 SELECT bacmr_metric_undefine('queue');
 SELECT is(m('queue'), NULL, 'undefined, with its series');
 SELECT bacmr_metric_define('queue', 'counter');

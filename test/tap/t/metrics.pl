@@ -53,6 +53,10 @@ await('stale reservations are a gauge, also while the expiry is paused',
     sub { metric('app', 'bacmr_stale_reservations') eq '1' });
 $node->safe_psql('app', q{SELECT bacmr_metrics_reset()});
 await('after a reset the gauges come back', sub { metric('app', 'active_reservations') eq '5' });
+$node->safe_psql('app', q{SELECT bacmr_detach('reservations')});
+await('what is detached is no gauge any more', sub { metric('app', 'active_reservations') eq '' });
+$node->safe_psql('app', q{SELECT bacmr_attach('reservations', 'reservations')});
+await('and is one again when it is attached', sub { metric('app', 'active_reservations') eq '5' });
 $node->safe_psql('app', 'SELECT bacmr_reconcile()');
 
 # --- a clean shutdown keeps, a crash does not ----------------------------------------------------
