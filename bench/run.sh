@@ -239,7 +239,7 @@ mixed() {
 pgbench_rate() {
     as_pg tee "$CLUSTER_BASE/rate.sql" <<<"$2" >/dev/null
     as_pg pgbench -n -h "$(cluster_socket bench)" -p "$(cluster_port bench)" -U postgres -M prepared \
-        -c "$1" -j 1 -T 3 -f "$CLUSTER_BASE/rate.sql" postgres 2>&1 | sed -n 's/^tps = \([0-9.]*\).*/\1/p'
+        -c "$1" -j 1 -T 3 -f "$CLUSTER_BASE/rate.sql" postgres 2>&1 | sed -n 's/^tps = \([0-9]*\).*/\1/p'
 }
 
 # (e) Metrics: a recording beside an empty C function, and beside a counter table; a scrape.
