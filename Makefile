@@ -54,7 +54,7 @@ help:
 	@echo 'make deps         install the packages that building and testing need (apt)'
 	@echo 'make install      build and install into the server (as root)'
 	@echo 'make test         every test: build, install, unit, SQL, isolation, whole-server'
-	@echo '     test-unit | test-sql | test-isolation | test-tap   one kind of them'
+	@echo '     test-unit | test-monitoring | test-sql | test-isolation | test-tap'
 	@echo 'make demo         a tour on a throwaway cluster (KEEP=1 leaves it running)'
 	@echo 'make bench        measurements on a throwaway cluster'
 	@echo 'make lint         format, warnings of two compilers, clang-tidy, shellcheck, house rules'
@@ -66,7 +66,7 @@ deps:
 
 test:
 	@scripts/test.sh
-test-unit test-sql test-isolation test-tap:
+test-unit test-monitoring test-sql test-isolation test-tap:
 	@scripts/test.sh $(@:test-%=%)
 
 demo:
@@ -81,4 +81,4 @@ format:
 	@scripts/lint.sh --format
 
 # `test`, `demo` and `bench` are folders too.
-.PHONY: help deps test test-unit test-sql test-isolation test-tap demo bench lint format
+.PHONY: help deps test test-unit test-monitoring test-sql test-isolation test-tap demo bench lint format
