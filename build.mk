@@ -40,4 +40,4 @@ PG_CXXFLAGS = $(CXX_COMMON) $(CXX_WARNINGS) -Wno-register -MMD -MP
 
 # PGXS links with the C compiler. (-fvisibility=hidden in place of the map would hide the SQL
 # functions too: up to PostgreSQL 15 neither PG_FUNCTION_INFO_V1 nor PGDLLEXPORT exports them.)
-SHLIB_LINK += -lmicrohttpd -lstdc++ -Wl,--version-script=$(TOP)/exports.map
+SHLIB_LINK += -lcurl -lmicrohttpd -lcrypto -lzstd -lz -lstdc++ -Wl,--version-script=$(TOP)/exports.map

@@ -12,8 +12,8 @@ PG=${PG:-15}
 packages() {
     case $1 in
     # clang and llvm: PGXS compiles every source a second time, to bitcode for the JIT.
-    build) echo build-essential clang llvm pkg-config libmicrohttpd-dev "postgresql-$PG" \
-        "postgresql-server-dev-$PG" ;;
+    build) echo build-essential clang llvm pkg-config libcurl4-openssl-dev libmicrohttpd-dev libssl-dev \
+        libzstd-dev zlib1g-dev nlohmann-json3-dev "postgresql-$PG" "postgresql-server-dev-$PG" ;;
     test) echo cmake perl "postgresql-$PG-cron" "postgresql-$PG-pgtap" \
         libtap-parser-sourcehandler-pgtap-perl libipc-run-perl libgtest-dev googletest nlohmann-json3-dev \
         jq procps util-linux ;;

@@ -167,6 +167,51 @@ CREATE FUNCTION bacmr_expire_reservations(max_reservations bigint DEFAULT NULL,
 COMMENT ON FUNCTION bacmr_expire_reservations(bigint) IS
   'expire the reservations that are due and refund them; never waits for a row somebody holds';
 
+CREATE FUNCTION bacmr_export_chunks(destination text DEFAULT NULL, namespace text DEFAULT NULL,
+                                    compression text DEFAULT 'none', file_name text DEFAULT NULL,
+                                    OUT run_id bigint, OUT path text, OUT url text,
+                                    OUT chunks bigint, OUT bytes bigint, OUT sha256 text)
+  LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_export_chunks';
+COMMENT ON FUNCTION bacmr_export_chunks(text, text, text, text) IS
+  'write the chunks as NDJSON with a manifest, in one snapshot, and upload both to a blob store';
+
+CREATE FUNCTION bacmr_export(relation regclass, destination text DEFAULT NULL,
+                             compression text DEFAULT 'none', file_name text DEFAULT NULL,
+                             OUT run_id bigint, OUT path text, OUT url text,
+                             OUT chunks bigint, OUT bytes bigint, OUT sha256 text)
+  LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_export';
+COMMENT ON FUNCTION bacmr_export(regclass, text, text, text) IS
+  'write any table as NDJSON with a manifest, in one snapshot, and upload both to a blob store';
+
+CREATE FUNCTION bacmr_import_chunks(source text, on_conflict text DEFAULT 'error',
+                                    unknown_columns text DEFAULT 'error',
+                                    OUT run_id bigint, OUT read bigint, OUT inserted bigint,
+                                    OUT updated bigint, OUT skipped bigint)
+  LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_import_chunks';
+COMMENT ON FUNCTION bacmr_import_chunks(text, text, text) IS
+  'load an export into the attached chunks, all of it or nothing';
+
+CREATE FUNCTION bacmr_import(relation regclass, source text, on_conflict text DEFAULT 'error',
+                             unknown_columns text DEFAULT 'error',
+                             OUT run_id bigint, OUT read bigint, OUT inserted bigint,
+                             OUT updated bigint, OUT skipped bigint)
+  LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_import';
+COMMENT ON FUNCTION bacmr_import(regclass, text, text, text) IS
+  'load an export into any table, all of it or nothing';
+
+CREATE FUNCTION bacmr_verify_export(source text, OUT ok boolean, OUT chunks bigint,
+                                    OUT bytes bigint, OUT sha256 text, OUT problem text)
+  LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_verify_export';
+COMMENT ON FUNCTION bacmr_verify_export(text) IS
+  'read an export back, from disk or from a blob store, and compare it with its manifest';
+
+CREATE FUNCTION bacmr_restore_drill(source text DEFAULT NULL, OUT ok boolean, OUT chunks bigint,
+                                    OUT missing bigint, OUT different bigint, OUT extra bigint,
+                                    OUT seconds float8)
+  LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_restore_drill';
+COMMENT ON FUNCTION bacmr_restore_drill(text) IS
+  'restore an export (default: the latest) into a scratch table and compare it with the live one';
+
 CREATE PROCEDURE bacmr_run_job(job text, arguments jsonb DEFAULT '{}')
   LANGUAGE c AS 'MODULE_PATHNAME', 'bacmr_run_job';
 COMMENT ON PROCEDURE bacmr_run_job(text, jsonb) IS
@@ -233,7 +278,7 @@ CREATE VIEW bacmr_status AS
               WHEN last.run_id IS NULL AND j.job = 'reconcile'
                 THEN 'SELECT bacmr_reconcile(), or schedule it: SELECT bacmr_schedule()'
               END AS next_step
-  FROM (VALUES ('reconcile'), ('expire')) j(job)
+  FROM (VALUES ('reconcile'), ('expire'), ('export'), ('import'), ('verify'), ('drill')) j(job)
   LEFT JOIN LATERAL (SELECT * FROM bacmr_job_pause r WHERE r.job = j.job LIMIT 1) p ON true
   LEFT JOIN LATERAL (SELECT r.* FROM bacmr_job_run r
                      WHERE r.job = j.job AND r.status <> 'skipped'
@@ -265,6 +310,51 @@ CREATE FUNCTION bacmr_log(level text, message text, fields jsonb DEFAULT '{}')
   RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_log';
 COMMENT ON FUNCTION bacmr_log(text, text, jsonb) IS
   'write a line into the server''s log, as JSON with timestamp, level, logger, message, request_id';
+
+-- ---------------------------------------------------------------------------------------------
+-- Services: where external systems and their secrets are declared. The wrappers have no handlers:
+-- their servers are read by the library, not by queries.
+-- ---------------------------------------------------------------------------------------------
+
+CREATE FUNCTION bacmr_embedder_validator(options text[], catalog oid)
+  RETURNS void LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'bacmr_embedder_validator';
+COMMENT ON FUNCTION bacmr_embedder_validator(text[], oid) IS
+  'checks options of the wrapper bacmr_embedder; the server calls it';
+
+CREATE FUNCTION bacmr_vector_store_validator(options text[], catalog oid)
+  RETURNS void LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'bacmr_vector_store_validator';
+COMMENT ON FUNCTION bacmr_vector_store_validator(text[], oid) IS
+  'checks options of the wrapper bacmr_vector_store; the server calls it';
+
+CREATE FUNCTION bacmr_blob_store_validator(options text[], catalog oid)
+  RETURNS void LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'bacmr_blob_store_validator';
+COMMENT ON FUNCTION bacmr_blob_store_validator(text[], oid) IS
+  'checks options of the wrapper bacmr_blob_store; the server calls it';
+
+-- CREATE SERVER does not ask for it.
+REVOKE ALL ON FUNCTION
+  bacmr_embedder_validator(text[], oid), bacmr_vector_store_validator(text[], oid),
+  bacmr_blob_store_validator(text[], oid) FROM PUBLIC;
+
+CREATE FOREIGN DATA WRAPPER bacmr_embedder NO HANDLER VALIDATOR bacmr_embedder_validator;
+COMMENT ON FOREIGN DATA WRAPPER bacmr_embedder IS 'servers that embed texts: openai, local';
+
+CREATE FOREIGN DATA WRAPPER bacmr_vector_store NO HANDLER VALIDATOR bacmr_vector_store_validator;
+COMMENT ON FOREIGN DATA WRAPPER bacmr_vector_store IS
+  'servers that keep vectors: pinecone, postgres';
+
+CREATE FOREIGN DATA WRAPPER bacmr_blob_store NO HANDLER VALIDATOR bacmr_blob_store_validator;
+COMMENT ON FOREIGN DATA WRAPPER bacmr_blob_store IS 'servers that keep exports: s3, file';
+
+-- They take no further options: a dump holds their creation only, by CREATE EXTENSION.
+CREATE SERVER bacmr_local FOREIGN DATA WRAPPER bacmr_embedder OPTIONS (type 'local');
+COMMENT ON SERVER bacmr_local IS 'embeds without any service; for tests and for trying things out';
+
+CREATE SERVER bacmr_postgres FOREIGN DATA WRAPPER bacmr_vector_store OPTIONS (type 'postgres');
+COMMENT ON SERVER bacmr_postgres IS 'keeps vectors in this database';
+
+CREATE SERVER bacmr_artifacts FOREIGN DATA WRAPPER bacmr_blob_store OPTIONS (type 'file');
+COMMENT ON SERVER bacmr_artifacts IS 'keeps exports in bacmr.artifact_directory';
 
 -- ---------------------------------------------------------------------------------------------
 -- Metrics. The recording functions run no SQL, and may run in parallel workers.
@@ -386,7 +476,9 @@ REVOKE ALL ON FUNCTION
   bacmr_reconcile(interval), bacmr_reconcile_report(bigint), bacmr_expire_reservations(bigint),
   bacmr_schedule(text, text, text), bacmr_unschedule(), bacmr_pause(text, text),
   bacmr_unpause(text), bacmr_worker_status(), bacmr_library_version(), bacmr_doctor(),
-  bacmr_log(text, text, jsonb)
+  bacmr_log(text, text, jsonb), bacmr_export_chunks(text, text, text, text),
+  bacmr_export(regclass, text, text, text), bacmr_import_chunks(text, text, text),
+  bacmr_import(regclass, text, text, text), bacmr_verify_export(text), bacmr_restore_drill(text)
   FROM PUBLIC;
 REVOKE ALL ON FUNCTION
   bacmr_record_ingestion_job(text, text, float8),

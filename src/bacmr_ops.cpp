@@ -3,6 +3,7 @@
 #include "pg/postgres.hpp"
 
 #include "metrics/registry.hpp"
+#include "net/breakers.hpp"
 #include "pg/library.hpp"
 #include "pg/settings.hpp"
 #include "pg/transaction_end.hpp"
@@ -18,6 +19,7 @@ void _PG_init(void) {
   if (process_shared_preload_libraries_in_progress) {
     pg::note_preloaded();
     metrics::install();
+    net::install_breakers();
     worker::install();
   }
 }

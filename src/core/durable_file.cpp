@@ -5,74 +5,15 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/file.hpp"
 
 namespace core {
 namespace {
 
 // A name collision can only come from another run in the same second.
 constexpr int kMaxCollisions = 1000;
-
-[[noreturn]] void fail(int error, const std::string& what, const std::string& path) {
-  const char* code = sqlstate::kIoError;
-  std::string hint;
-  switch (error) {
-    case ENOSPC:
-    case EDQUOT:
-      code = sqlstate::kDiskFull;
-      hint = "Free space on that file system, or set bacmr.artifact_directory to another one.";
-      break;
-    case EACCES:
-    case EPERM:
-    case EROFS:
-      code = sqlstate::kInsufficientPrivilege;
-      hint =
-          "Let the server's operating-system user write there, or set bacmr.artifact_directory to "
-          "a directory that it may write.";
-      break;
-    case ENOENT:
-      code = sqlstate::kUndefinedFile;
-      hint = "Set bacmr.artifact_directory to a directory that can be created.";
-      break;
-    case ENOTDIR:
-    case EISDIR:
-      code = sqlstate::kWrongObjectType;
-      hint = "Set bacmr.artifact_directory to a directory that can be created.";
-      break;
-    case EEXIST:
-      code = sqlstate::kDuplicateFile;
-      break;
-    case EMFILE:
-    case ENFILE:
-      code = sqlstate::kInsufficientResources;
-      break;
-    default:
-      break;
-  }
-  throw Error(code, "could not " + what + " \"" + path + "\": " + std::strerror(error), {},
-              std::move(hint));
-}
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (fd_ >= 0) {
-      ::close(fd_);
-    }
-  }
-  int get() const { return fd_; }
-  // Closing can be where a network file system reports that a write failed.
-  int close() { return ::close(std::exchange(fd_, -1)); }
-
- private:
-  int fd_;
-};
 
 class TemporaryFile {
  public:
@@ -86,26 +27,13 @@ class TemporaryFile {
   std::string path_;
 };
 
-void write_all(int fd, std::string_view content, const std::string& path) {
-  while (!content.empty()) {
-    const ssize_t written = ::write(fd, content.data(), content.size());
-    if (written < 0) {
-      if (errno == EINTR) {
-        continue;
-      }
-      fail(errno, "write", path);
-    }
-    content.remove_prefix(static_cast<std::size_t>(written));
-  }
-}
-
 void sync_directory(const std::string& directory) {
   const Descriptor fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (fd.get() < 0) {
-    fail(errno, "open directory", directory);
+    fail_io(errno, "open directory", directory);
   }
   if (::fsync(fd.get()) != 0) {
-    fail(errno, "sync directory", directory);
+    fail_io(errno, "sync directory", directory);
   }
 }
 
@@ -123,7 +51,7 @@ void make_private_directory(const std::string& directory) {
   for (std::size_t end = directory.find('/', 1);; end = directory.find('/', end + 1)) {
     const std::string part = directory.substr(0, end);
     if (::mkdir(part.c_str(), 0700) != 0 && errno != EEXIST && errno != EISDIR) {
-      fail(errno, "create directory", part);
+      fail_io(errno, "create directory", part);
     }
     if (end == std::string::npos) {
       break;
@@ -131,10 +59,10 @@ void make_private_directory(const std::string& directory) {
   }
   struct stat status {};
   if (::stat(directory.c_str(), &status) != 0) {
-    fail(errno, "open directory", directory);
+    fail_io(errno, "open directory", directory);
   }
   if (!S_ISDIR(status.st_mode)) {
-    fail(ENOTDIR, "open directory", directory);
+    fail_io(ENOTDIR, "open directory", directory);
   }
 }
 
@@ -148,14 +76,12 @@ std::string write_new_file(const std::string& directory, const std::string& stem
     constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     Descriptor fd(::open(temporary.path().c_str(), kFlags, 0600));
     if (fd.get() < 0) {
-      fail(errno, "create file", temporary.path());
+      fail_io(errno, "create file", temporary.path());
     }
     write_all(fd.get(), content, temporary.path());
-    if (::fsync(fd.get()) != 0) {
-      fail(errno, "sync file", temporary.path());
-    }
+    sync_file(fd.get(), temporary.path());
     if (fd.close() != 0) {
-      fail(errno, "close file", temporary.path());
+      fail_io(errno, "close file", temporary.path());
     }
   }
   for (int attempt = 1; attempt <= kMaxCollisions; ++attempt) {
@@ -168,10 +94,10 @@ std::string write_new_file(const std::string& directory, const std::string& stem
       return path;
     }
     if (errno != EEXIST) {
-      fail(errno, "create file", path);
+      fail_io(errno, "create file", path);
     }
   }
-  fail(EEXIST, "create file", directory + "/" + stem + suffix);
+  fail_io(EEXIST, "create file", directory + "/" + stem + suffix);
 }
 
 }  // namespace core

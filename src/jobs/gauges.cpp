@@ -57,6 +57,41 @@ void publish_last_success(const pg::Extension& extension) {
   }
 }
 
+void publish_exports(const pg::Extension& extension) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const std::string runs = extension.object("bacmr_job_run");
+  // 0 where exports are made, and none was verified or restored yet: an alert must not wait for
+  // ever.
+  const pg::Rows rows = spi.query(
+      "SELECT e.relation, (e.detail->>'rows')::float8, (e.detail->>'bytes')::float8,"
+      " coalesce(extract(epoch FROM (SELECT (v.detail->>'snapshot_at')::timestamptz FROM " +
+      runs +
+      " v WHERE v.job = 'verify' AND v.status = 'succeeded'"
+      "  AND v.detail->>'relation' = e.relation ORDER BY v.run_id DESC LIMIT 1)), 0)::float8,"
+      " coalesce(extract(epoch FROM (SELECT d.finished_at FROM " +
+      runs +
+      " d WHERE d.job = 'drill' AND d.status = 'succeeded'"
+      "  AND d.detail->>'relation' = e.relation ORDER BY d.run_id DESC LIMIT 1)), 0)::float8"
+      " FROM (SELECT DISTINCT ON (detail->>'relation') detail->>'relation' AS relation, detail "
+      "FROM " +
+      runs +
+      " WHERE job = 'export' AND detail ? 'relation' ORDER BY detail->>'relation', run_id DESC) e");
+  for (std::uint64_t i = 0; i < rows.size(); ++i) {
+    const std::string relation = rows.text(i, 0);
+    const auto set = [&](Metric metric, int column) {
+      if (!rows.is_null(i, column)) {
+        metrics::record_at_commit(metric, {relation}, Change::kSet,
+                                  DatumGetFloat8(rows.datum(i, column)));
+      }
+    };
+    set(Metric::kExportRows, 1);
+    set(Metric::kExportBytes, 2);
+    set(Metric::kExportLastVerified, 3);
+    set(Metric::kRestoreLastProven, 4);
+  }
+}
+
 void publish_reservations(const pg::Extension& extension) {
   const pg::PinnedSettings settings;
   const sources::Sources all = sources::Sources::load(extension);

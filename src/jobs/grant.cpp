@@ -19,6 +19,7 @@ struct Profile {
   std::vector<const char*> functions;  // with their argument types
   std::vector<const char*> procedures;
   std::vector<const char*> sequences;
+  std::vector<const char*> foreign;  // wrappers and servers, which have no schema
 };
 
 const std::vector<Profile>& profiles() {
@@ -35,12 +36,14 @@ const std::vector<Profile>& profiles() {
         "bacmr_metric_inc(text, jsonb, float8)", "bacmr_metric_set(text, jsonb, float8)",
         "bacmr_metric_observe(text, jsonb, float8)"},
        {},
+       {},
        {}},
       {"monitor",
        {"bacmr_sources", "bacmr_status", "bacmr_metrics"},
        {"bacmr_source_status()", "bacmr_worker_status()", "bacmr_library_version()",
         "bacmr_metric_samples()", "bacmr_metric_series(text)", "bacmr_metrics_prometheus()",
         "bacmr_metrics_json()"},
+       {},
        {},
        {}},
       {"operator",
@@ -62,6 +65,12 @@ const std::vector<Profile>& profiles() {
         "bacmr_library_version()",
         "bacmr_doctor()",
         "bacmr_log(text, text, jsonb)",
+        "bacmr_export_chunks(text, text, text, text)",
+        "bacmr_export(regclass, text, text, text)",
+        "bacmr_import_chunks(text, text, text)",
+        "bacmr_import(regclass, text, text, text)",
+        "bacmr_verify_export(text)",
+        "bacmr_restore_drill(text)",
         "bacmr_metrics_reset()",
         "bacmr_metric_define(text, text, text, text[], float8[])",
         "bacmr_metric_undefine(text)",
@@ -70,14 +79,18 @@ const std::vector<Profile>& profiles() {
         "bacmr_metrics_prometheus()",
         "bacmr_metrics_json()"},
        {"bacmr_run_job(text, jsonb)"},
-       {}},
+       {},
+       {"DATA WRAPPER bacmr_embedder", "DATA WRAPPER bacmr_vector_store",
+        "DATA WRAPPER bacmr_blob_store", "SERVER bacmr_local", "SERVER bacmr_postgres",
+        "SERVER bacmr_artifacts"}},
       // What pg_dump reads.
       {"backup",
        {"bacmr_source", "bacmr_job_pause", "bacmr_job_run", "bacmr_discrepancy",
         "bacmr_metric_definition"},
        {},
        {},
-       {"bacmr_job_run_run_id_seq"}}};
+       {"bacmr_job_run_run_id_seq"},
+       {}}};
   return list;
 }
 
@@ -109,6 +122,9 @@ Datum grant_function(pg::Args args) {
       spi.query(std::string("GRANT ") + what + " " + schema + "." + object + " TO " + role);
     }
   };
+  for (const char* object : profile.foreign) {
+    spi.query(std::string("GRANT USAGE ON FOREIGN ") + object + " TO " + role);
+  }
   grant("SELECT ON TABLE", profile.readable);
   grant("SELECT ON SEQUENCE", profile.sequences);
   grant("EXECUTE ON FUNCTION", profile.functions);

@@ -17,7 +17,9 @@ extern "C" {
 namespace jobs {
 namespace {
 
-constexpr const char* kJobNames = "reconcile, expire";
+constexpr Job kJobs[] = {Job::kReconcile, Job::kExpire, Job::kExport,
+                         Job::kImport,    Job::kVerify, Job::kDrill};
+constexpr const char* kJobNames = "reconcile, expire, export, import, verify, drill";
 
 // A run that is over, for the metrics; `seconds`: how long it took.
 void count_run(const std::string& job, RunStatus status, double seconds) {
@@ -40,22 +42,28 @@ const char* name_of(Job job) {
       return "reconcile";
     case Job::kExpire:
       return "expire";
+    case Job::kExport:
+      return "export";
+    case Job::kImport:
+      return "import";
+    case Job::kVerify:
+      return "verify";
+    case Job::kDrill:
+      return "drill";
   }
   return "";
 }
 
 Job parse_job(const std::string& name) {
-  for (const Job job : {Job::kReconcile, Job::kExpire}) {
+  for (const Job job : kJobs) {
     if (name == name_of(job)) {
       return job;
     }
   }
-  for (const char* later : {"export", "import", "verify", "drill", "reindex"}) {
-    if (name == later) {
-      throw core::Error(core::sqlstate::kFeatureNotSupported,
-                        "the job \"" + name + "\" is not part of bacmr_ops " + pg::kLibraryVersion,
-                        {}, std::string("This version has the jobs ") + kJobNames + ".");
-    }
+  if (name == "reindex") {
+    throw core::Error(core::sqlstate::kFeatureNotSupported,
+                      "the job \"" + name + "\" is not part of bacmr_ops " + pg::kLibraryVersion,
+                      {}, std::string("This version has the jobs ") + kJobNames + ".");
   }
   throw core::Error(core::sqlstate::kInvalidParameterValue, "unknown job \"" + name + "\"", {},
                     std::string("The jobs are: ") + kJobNames + ".");
@@ -118,6 +126,17 @@ void finish_run(const pg::Extension& extension, std::int64_t run_id, const RunRe
   if (!rows.empty()) {
     count_run(rows.text(0, 0), result.status, DatumGetFloat8(rows.datum(0, 1)));
   }
+}
+
+FunctionRun start_function_run(const pg::Extension& extension, Job job) {
+  if (!lock_of(job).try_acquire(pg::LockSpan::kTransaction)) {
+    throw already_running(job);
+  }
+  fail_dead_runs(extension);
+  FunctionRun run;
+  run.request_id = new_request_id();
+  run.id = start_run(extension, job, run.request_id);
+  return run;
 }
 
 std::int64_t record_run(const pg::Extension& extension, Job job, const std::string& request_id,

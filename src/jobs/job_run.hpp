@@ -11,7 +11,14 @@
 
 namespace jobs {
 
-enum class Job : std::uint32_t { kReconcile = 1, kExpire = 2 };
+enum class Job : std::uint32_t {
+  kReconcile = 1,
+  kExpire = 2,
+  kExport = 3,
+  kImport = 4,
+  kVerify = 5,
+  kDrill = 6,
+};
 
 const char* name_of(Job job);
 // Throws 22023 for a name that is no job's, 0A000 for a job of a later version.
@@ -39,6 +46,13 @@ struct RunResult {
 // A row with the status `running`; returns its run_id.
 std::int64_t start_run(const pg::Extension& extension, Job job, const std::string& request_id);
 void finish_run(const pg::Extension& extension, std::int64_t run_id, const RunResult& result);
+// What a plain function, which cannot commit, begins with: the job's lock for this transaction
+// (55P03 where another run holds it), dead runs failed, and a row of its own.
+struct FunctionRun {
+  std::int64_t id = 0;
+  std::string request_id;
+};
+FunctionRun start_function_run(const pg::Extension& extension, Job job);
 // A row for a run that is over already.
 std::int64_t record_run(const pg::Extension& extension, Job job, const std::string& request_id,
                         std::int64_t started_at, const RunResult& result);

@@ -298,14 +298,9 @@ Datum reconcile_function(pg::Args args) {
   Reconciliation result;
   {
     const pg::PinnedSettings settings;
-    if (!lock_of(Job::kReconcile).try_acquire(pg::LockSpan::kTransaction)) {
-      throw already_running(Job::kReconcile);
-    }
-    fail_dead_runs(extension);
-    const std::string request_id = new_request_id();
-    const std::int64_t run_id = start_run(extension, Job::kReconcile, request_id);
-    result = reconcile(extension, run_id, recheck_after);
-    conclude(extension, result, request_id);
+    const FunctionRun run = start_function_run(extension, Job::kReconcile);
+    result = reconcile(extension, run.id, recheck_after);
+    conclude(extension, result, run.request_id);
     prune_history(extension);
   }
   return pg::record(args,

@@ -2,22 +2,28 @@
 // failure and a finding all leave a row; the error that tells pg_cron comes last.
 #include "pg/postgres.hpp"
 
-#include <exception>
+#include <algorithm>
+#include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/error.hpp"
-#include "core/json.hpp"
+#include "jobs/attempt.hpp"
 #include "jobs/expire.hpp"
+#include "jobs/gauges.hpp"
+#include "jobs/import_run.hpp"
 #include "jobs/job_run.hpp"
 #include "jobs/pacing.hpp"
 #include "jobs/pause.hpp"
 #include "jobs/reconcile.hpp"
+#include "jobs/run_export.hpp"
+#include "jobs/verify.hpp"
+#include "net/service.hpp"
 #include "pg/entry.hpp"
-#include "pg/log.hpp"
 #include "pg/security.hpp"
+#include "pg/snapshot.hpp"
 #include "pg/spi.hpp"
-#include "pg/subtransaction.hpp"
 #include "sources/identity.hpp"
 
 extern "C" {
@@ -27,37 +33,35 @@ extern "C" {
 namespace jobs {
 namespace {
 
-// A session's lock survives aborts, so it has to be let go on every way out.
-class SessionLock {
- public:
-  explicit SessionLock(pg::JobLock lock)
-      : lock_(lock), held_(lock.try_acquire(pg::LockSpan::kSession)) {}
-  SessionLock(const SessionLock&) = delete;
-  SessionLock& operator=(const SessionLock&) = delete;
-  ~SessionLock() {
-    if (held_) {
-      pg::cleanup([this] { lock_.release(); });
-    }
+// The arguments of a job, by name: those of its function. `relation`: another table than the
+// chunks.
+std::vector<std::string> argument_names(Job job) {
+  switch (job) {
+    case Job::kReconcile:
+      return {"recheck_after"};
+    case Job::kExpire:
+      return {"max_reservations"};
+    case Job::kExport:
+      return {"destination", "namespace", "compression", "file_name", "relation"};
+    case Job::kImport:
+      return {"source", "on_conflict", "unknown_columns", "relation"};
+    case Job::kVerify:
+    case Job::kDrill:
+      return {"source"};
   }
-  bool held() const { return held_; }
+  return {};
+}
 
- private:
-  pg::JobLock lock_;
-  bool held_;
-};
-
-// The arguments of a job, by name, from a JSON object.
-struct Arguments {
-  std::optional<std::int64_t> recheck_after_us;
-  std::optional<std::int64_t> max_reservations;
-};
+using Arguments = std::map<std::string, std::optional<std::string>>;
 
 [[noreturn]] void unknown_argument(Job job, const std::string& key) {
+  std::string list;
+  for (const std::string& name : argument_names(job)) {
+    list.append(list.empty() ? "" : ", ").append(name);
+  }
   throw core::Error(core::sqlstate::kInvalidParameterValue,
                     std::string("the job \"") + name_of(job) + "\" has no argument \"" + key + "\"",
-                    {},
-                    std::string("Its argument is: ") +
-                        (job == Job::kReconcile ? "recheck_after" : "max_reservations") + ".");
+                    {}, "It takes: " + list + ".");
 }
 
 Arguments parse_arguments(Job job, const std::string& json) {
@@ -69,120 +73,159 @@ Arguments parse_arguments(Job job, const std::string& json) {
                       "argument \"arguments\" must be a JSON object", {},
                       "For example: '{\"recheck_after\": \"5 seconds\"}'.");
   }
+  const std::vector<std::string> names = argument_names(job);
   Arguments result;
   const pg::Rows rows = spi.query("SELECT key, value FROM jsonb_each_text($1::jsonb)", {given});
   for (std::uint64_t i = 0; i < rows.size(); ++i) {
-    const std::string key = rows.text(i, 0);
-    const pg::Param value = pg::Param::text(rows.maybe_text(i, 1));
-    if (job == Job::kReconcile && key == "recheck_after") {
-      const pg::Rows span =
-          spi.query("SELECT (extract(epoch FROM $1::interval) * 1000000)::bigint", {value});
-      result.recheck_after_us = span.is_null(0, 0) ? std::nullopt : std::optional(span.int8(0, 0));
-      checked_recheck_after(result.recheck_after_us);
-    } else if (job == Job::kExpire && key == "max_reservations") {
-      const pg::Rows number = spi.query("SELECT $1::bigint", {value});
-      result.max_reservations =
-          checked_limit(number.is_null(0, 0) ? std::nullopt : std::optional(number.int8(0, 0)));
-    } else {
-      unknown_argument(job, key);
+    if (std::ranges::find(names, rows.text(i, 0)) == names.end()) {
+      unknown_argument(job, rows.text(i, 0));
     }
+    result[rows.text(i, 0)] = rows.maybe_text(i, 1);
   }
   return result;
 }
 
-void skip(const pg::Extension& extension, Job job, const std::string& reason) {
-  record_run(extension, job, new_request_id(), GetCurrentTimestamp(),
-             {RunStatus::kSkipped, core::JsonObject().text("reason", reason).str(), std::nullopt});
-  pg::notice_client(std::string("the job \"") + name_of(job) + "\" was skipped: " + reason);
+std::optional<std::string> find(const Arguments& arguments, const std::string& name) {
+  const auto found = arguments.find(name);
+  return found == arguments.end() ? std::nullopt : found->second;
+}
+
+std::optional<std::int64_t> as_number(const std::string& sql, const std::string& value) {
+  const pg::PinnedSettings settings;
+  pg::Spi spi;
+  return spi.query(sql, {pg::Param::text(value)}).int8(0, 0);
+}
+
+std::int64_t recheck_after_us(const Arguments& arguments) {
+  if (arguments.count("recheck_after") == 0) {
+    return 0;
+  }
+  const auto given = find(arguments, "recheck_after");
+  return checked_recheck_after(
+      given ? as_number("SELECT (extract(epoch FROM $1::interval) * 1000000)::bigint", *given)
+            : std::nullopt);
+}
+
+std::optional<std::int64_t> max_reservations(const Arguments& arguments) {
+  const auto given = find(arguments, "max_reservations");
+  return checked_limit(given ? as_number("SELECT $1::bigint", *given) : std::nullopt);
+}
+
+// The caller's search_path counts, as it does for a function's argument.
+Oid relation_of(const Arguments& arguments) {
+  const auto given = find(arguments, "relation");
+  if (!given) {
+    return InvalidOid;
+  }
+  pg::Spi spi;
+  return spi.query("SELECT $1::pg_catalog.regclass::pg_catalog.oid", {pg::Param::text(*given)})
+      .oid(0, 0);
+}
+
+std::string source_of(const Arguments& arguments) {
+  const auto given = find(arguments, "source");
+  if (!given) {
+    throw core::Error(core::sqlstate::kNullValueNotAllowed, "argument \"source\" must be given", {},
+                      "For example: '{\"source\": \"dr_export_chunks_20260101_030000.ndjson\"}'.");
+  }
+  return *given;
+}
+
+ExportRequest export_request(const pg::Extension& extension, const Arguments& arguments) {
+  const Oid relation = relation_of(arguments);
+  const auto space = find(arguments, "namespace");
+  if (OidIsValid(relation) && space) {
+    throw core::Error(core::sqlstate::kInvalidParameterValue,
+                      "only chunks can be exported by namespace", {},
+                      "Leave out \"relation\" or \"namespace\".");
+  }
+  const core::Compression compression = checked_compression(find(arguments, "compression"));
+  const pg::PinnedSettings settings;
+  ExportRequest request =
+      OidIsValid(relation) ? export_of_table(relation) : export_of_chunks(extension);
+  request.space = space;
+  request.compression = compression;
+  request.file_name = find(arguments, "file_name");
+  request.destination = arguments.count("destination") != 0
+                            ? find(arguments, "destination")
+                            : net::default_service(net::ServiceKind::kBlobStore);
+  return request;
+}
+
+ImportRequest import_request(const Arguments& arguments) {
+  ImportRequest request;
+  request.relation = relation_of(arguments);
+  request.source = source_of(arguments);
+  request.on_conflict = checked_on_conflict(find(arguments, "on_conflict"));
+  request.unknown_columns = checked_unknown_columns(find(arguments, "unknown_columns"));
+  return request;
 }
 
 bool is_paused(const pg::Extension& extension, Job job) {
   return pause_reason(extension, name_of(job)).has_value();
 }
 
-// What went wrong in a run: as text for its row, and as it was, to be raised in the end.
-struct Failure {
-  std::string text;
-  std::exception_ptr error;
-};
-
-// Runs `work` in a subtransaction, which is rolled back if it fails. A cancel is a failure like any
-// other here: it ends the run, is recorded, and is raised again.
-template <class Work>
-std::optional<Failure> attempt(Work work) {
-  try {
-    pg::Subtransaction subtransaction;
-    work();
-    subtransaction.commit();
-    return std::nullopt;
-  } catch (const pg::Error& e) {
-    return Failure{e.summary(), std::current_exception()};
-  } catch (const core::Error& e) {
-    return Failure{e.detail().empty() ? e.message() : e.message() + " (" + e.detail() + ")",
-                   std::current_exception()};
-  } catch (const std::exception& e) {
-    return Failure{e.what(), std::current_exception()};
-  }
-}
-
-void run_reconcile(pg::Spi& spi, const pg::Extension& extension, const Arguments& arguments) {
-  const SessionLock job_lock(lock_of(Job::kReconcile));
-  if (!job_lock.held()) {
-    const pg::PinnedSettings settings;
-    skip(extension, Job::kReconcile, "it is already running");
-    spi.commit();
+void run_reconcile(pg::Spi& spi, const pg::Extension& extension, std::int64_t recheck_after) {
+  RecordedRun run(spi, extension, Job::kReconcile);
+  if (!run.begun()) {
     return;
   }
-  std::int64_t run_id = 0;
-  const std::string request_id = new_request_id();
-  {
-    const pg::PinnedSettings settings;
-    fail_dead_runs(extension);
-    run_id = start_run(extension, Job::kReconcile, request_id);
-  }
-  // Taken before the row can be seen: a visible run without its lock counts as dead.
-  const SessionLock run_lock(pg::JobLock::for_run(run_id));
-  spi.commit();
-
   Reconciliation result;
-  std::optional<Failure> failure;
-  {
-    const pg::PinnedSettings settings;
-    failure = attempt([&] {
-      result = reconcile(extension, run_id, arguments.recheck_after_us.value_or(0));
-      conclude(extension, result, request_id);
-    });
-    if (failure) {
-      finish_run(extension, run_id, {RunStatus::kFailed, "{}", failure->text});
-      pg::log_line(pg::LogLevel::kError, "reconciliation failed",
-                   core::JsonObject().number("run_id", run_id).text("error", failure->text).str(),
-                   request_id);
-    }
-    prune_history(extension);
-  }
-  try {
-    spi.commit();
-  } catch (const pg::Error& e) {
-    // Everything since the start of the run is undone, and the next transaction has begun.
-    finish_run(extension, run_id, {RunStatus::kFailed, "{}", e.summary()});
-    spi.commit();
-    throw;
-  }
-  if (failure) {
-    std::rethrow_exception(failure->error);
-  }
+  run.perform([&] {
+    result = reconcile(extension, run.id(), recheck_after);
+    conclude(extension, result, run.request_id());
+  });
   if (result.discrepancies > 0) {
     throw core::Error(core::sqlstate::kRaiseException, summary(result),
                       "By kind: " + result.kinds + "." +
                           (result.report_path.empty() ? "" : " Report: " + result.report_path),
-                      "SELECT * FROM bacmr_discrepancy WHERE run_id = " + std::to_string(run_id));
+                      "SELECT * FROM bacmr_discrepancy WHERE run_id = " + std::to_string(run.id()));
   }
 }
 
-void run_expire(pg::Spi& spi, const pg::Extension& extension, const Arguments& arguments) {
+void run_import_job(pg::Spi& spi, const pg::Extension& extension, const ImportRequest& request) {
+  RecordedRun run(spi, extension, Job::kImport);
+  if (run.begun()) {
+    run.perform([&] {
+      const pg::ExportSettings settings;
+      run_import(extension, request, run.id(), run.request_id());
+    });
+  }
+}
+
+// Verification and drill: the run's own result is what is raised.
+void run_proof(pg::Spi& spi, const pg::Extension& extension, Job job, const std::string& name) {
+  RecordedRun run(spi, extension, job);
+  if (!run.begun()) {
+    return;
+  }
+  RunResult result;
+  run.perform([&] {
+    const pg::ExportSettings settings;
+    const ArtifactSource source(name, run.request_id());
+    if (job == Job::kVerify) {
+      result = verify_result(source, source.find_problem());
+    } else {
+      source.require_sound();
+      const pg::ActiveSnapshot snapshot;
+      result = drill_result(source, drill(source));
+    }
+    finish_run(extension, run.id(), result);
+    publish_exports(extension);
+    publish_last_success(extension);
+  });
+  if (result.error) {
+    throw core::Error(
+        job == Job::kVerify ? core::sqlstate::kBadFileFormat : core::sqlstate::kRaiseException,
+        *result.error, {},
+        "SELECT * FROM bacmr_job_run WHERE run_id = " + std::to_string(run.id()));
+  }
+}
+
+void run_expire(pg::Spi& spi, const pg::Extension& extension, std::optional<std::int64_t> limit) {
   const std::int64_t started_at = GetCurrentTimestamp();
   const std::string request_id = new_request_id();
-  ExpiryTick tick(extension, request_id, arguments.max_reservations, Deferred::kWithBatch);
+  ExpiryTick tick(extension, request_id, limit, Deferred::kWithBatch);
   std::optional<Failure> failure;
   Pacing pacing;
   for (bool more = true; more && !failure;) {
@@ -224,11 +267,44 @@ void run_expire(pg::Spi& spi, const pg::Extension& extension, const Arguments& a
   }
 }
 
+// What the arguments ask for is checked before anything is recorded.
+struct Request {
+  std::int64_t recheck_after_us = 0;
+  std::optional<std::int64_t> max_reservations;
+  ImportRequest import;
+  std::string source;
+};
+
+Request check_arguments(Job job, const Arguments& arguments) {
+  Request request;
+  switch (job) {
+    case Job::kReconcile:
+      request.recheck_after_us = recheck_after_us(arguments);
+      break;
+    case Job::kExpire:
+      request.max_reservations = max_reservations(arguments);
+      break;
+    case Job::kExport:
+      checked_compression(find(arguments, "compression"));
+      break;
+    case Job::kImport:
+      request.import = import_request(arguments);
+      break;
+    case Job::kVerify:
+      request.source = source_of(arguments);
+      break;
+    case Job::kDrill:
+      request.source = find(arguments, "source").value_or("");
+      break;
+  }
+  return request;
+}
+
 Datum run_job(pg::Args args) {
   pg::require_commit_allowed(args.fcinfo(), "bacmr_run_job");
   const Job job = parse_job(args.text(0, "job"));
-  const std::string json = args.json(1).value_or("{}");
-  const Arguments arguments = parse_arguments(job, json);
+  const Arguments arguments = parse_arguments(job, args.json(1).value_or("{}"));
+  Request request = check_arguments(job, arguments);
   pg::Spi spi(pg::Spi::Commit::kAllowed);
   const pg::Extension extension = pg::require_extension();
   std::optional<std::string> paused;
@@ -237,17 +313,33 @@ Datum run_job(pg::Args args) {
     sources::settle_identity(extension);
     paused = pause_reason(extension, name_of(job));
     if (paused) {
-      skip(extension, job, "it is paused: " + *paused);
+      skip_run(extension, job, "it is paused: " + *paused);
     }
   }
   spi.commit();
   if (paused) {
     return pg::void_result();
   }
-  if (job == Job::kReconcile) {
-    run_reconcile(spi, extension, arguments);
-  } else {
-    run_expire(spi, extension, arguments);
+  switch (job) {
+    case Job::kReconcile:
+      run_reconcile(spi, extension, request.recheck_after_us);
+      break;
+    case Job::kExpire:
+      run_expire(spi, extension, request.max_reservations);
+      break;
+    case Job::kExport:
+      run_export(spi, extension, [&] { return export_request(extension, arguments); });
+      break;
+    case Job::kImport:
+      run_import_job(spi, extension, request.import);
+      break;
+    case Job::kVerify:
+      run_proof(spi, extension, job, request.source);
+      break;
+    case Job::kDrill:
+      run_proof(spi, extension, job,
+                request.source.empty() ? latest_export(extension) : request.source);
+      break;
   }
   return pg::void_result();
 }

@@ -4,6 +4,7 @@
 
 #include "core/error.hpp"
 #include "metrics/label_text.hpp"
+#include "pg/encoding.hpp"
 #include "pg/entry.hpp"
 #include "pg/extension.hpp"
 #include "pg/security.hpp"
@@ -57,7 +58,7 @@ std::optional<MetricFamily> stored_definition(const pg::Extension& extension,
   }
   const auto type = core::parse_metric_type(rows.text(0, 0)).value_or(MetricType::kGauge);
   return core::make_family(
-      name, type, to_utf8(rows.text(0, 1)).value_or(""), texts(spi, rows.param(0, 2)),
+      name, type, pg::to_utf8(rows.text(0, 1)).value_or(""), texts(spi, rows.param(0, 2)),
       type == MetricType::kHistogram ? numbers(spi, rows.param(0, 3)) : std::vector<double>());
 }
 
@@ -118,7 +119,7 @@ Datum define_function(pg::Args args) {
   pg::Spi spi;
   const pg::Param labels{TEXTARRAYOID, args.datum(3), args.is_null(3)};
   const pg::Param buckets{FLOAT8ARRAYOID, args.datum(4), args.is_null(4)};
-  const auto utf8_help = to_utf8(help);
+  const auto utf8_help = pg::to_utf8(help);
   if (!utf8_help) {
     throw core::Error(core::sqlstate::kInvalidParameterValue,
                       "the help text of a metric has a character that has no form in UTF-8", {},

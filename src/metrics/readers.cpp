@@ -7,6 +7,7 @@
 #include "core/json.hpp"
 #include "metrics/label_text.hpp"
 #include "metrics/registry.hpp"
+#include "pg/encoding.hpp"
 #include "pg/entry.hpp"
 #include "pg/result.hpp"
 
@@ -22,7 +23,7 @@ pg::Value labels_value(const std::vector<core::Label>& labels) {
   for (const auto& [name, value] : labels) {
     object.text(name, value);
   }
-  return pg::Value::jsonb(to_database_encoding(object.str()));
+  return pg::Value::jsonb(pg::to_database_encoding(object.str()));
 }
 
 Datum samples_function(pg::Args args) {
@@ -94,7 +95,7 @@ Datum prometheus_function(pg::Args) {
       text.family(family.family, family.samples());
     }
   }
-  return pg::Value::text(to_database_encoding(text.take())).datum;
+  return pg::Value::text(pg::to_database_encoding(text.take())).datum;
 }
 
 std::string now_text() {
@@ -113,7 +114,7 @@ Datum json_function(pg::Args) {
       json.family(family.family, family.samples());
     }
   }
-  return pg::Value::jsonb(to_database_encoding(json.finish(now_text()))).datum;
+  return pg::Value::jsonb(pg::to_database_encoding(json.finish(now_text()))).datum;
 }
 
 // A database that was made or dropped this very moment has no name here: its series wait for the

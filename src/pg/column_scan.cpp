@@ -6,15 +6,13 @@
 #include "core/error.hpp"
 #include "pg/compat.hpp"
 #include "pg/spi.hpp"
+#include "pg/table_tree.hpp"
 
 extern "C" {
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_attribute.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_inherits.h"
 #include "executor/tuptable.h"
-#include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
@@ -50,26 +48,15 @@ void require_read_access(Oid relation, const std::string& key, const std::string
 std::optional<std::vector<ScanTarget>> scan_targets(Oid relation, const std::string& key,
                                                     const std::string& amount) {
   require_read_access(relation, key, amount);
-  const bool partitioned =
-      call([relation] { return get_rel_relkind(relation) == RELKIND_PARTITIONED_TABLE; });
-  List* members = call([relation] {
-    LockRelationOid(relation, AccessShareLock);
-    return find_all_inheritors(relation, AccessShareLock, nullptr);
-  });
-  if (!partitioned && list_length(members) > 1) {
+  const std::optional<std::vector<Oid>> tables = plain_tables(relation);
+  if (!tables) {
     return std::nullopt;
   }
   std::vector<ScanTarget> targets;
-  for (int i = 0; i < list_length(members); ++i) {
-    const Oid member = list_nth_oid(members, i);
-    const char kind = call([member] { return get_rel_relkind(member); });
-    if (kind == RELKIND_PARTITIONED_TABLE) {
-      continue;
-    }
+  for (const Oid member : *tables) {
     const ScanTarget target{member, call([&] { return get_attnum(member, key.c_str()); }),
                             call([&] { return get_attnum(member, amount.c_str()); })};
-    if (kind != RELKIND_RELATION || target.key == InvalidAttrNumber ||
-        target.amount == InvalidAttrNumber || call([&] {
+    if (target.key == InvalidAttrNumber || target.amount == InvalidAttrNumber || call([&] {
           return is_virtual_column(member, target.key) || is_virtual_column(member, target.amount);
         })) {
       return std::nullopt;

@@ -8,6 +8,7 @@ extern "C" {
 #include "access/htup_details.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_foreign_server.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/backend_status.h"
@@ -43,6 +44,15 @@ inline bool owns_database(Oid database) {
   return object_ownercheck(DatabaseRelationId, database, GetUserId());
 #else
   return pg_database_ownercheck(database, GetUserId());
+#endif
+}
+
+// Whether the current user has USAGE on the foreign server.
+inline bool may_use_server(Oid server) {
+#if PG_VERSION_NUM >= 160000
+  return object_aclcheck(ForeignServerRelationId, server, GetUserId(), ACL_USAGE) == ACLCHECK_OK;
+#else
+  return pg_foreign_server_aclcheck(server, GetUserId(), ACL_USAGE) == ACLCHECK_OK;
 #endif
 }
 

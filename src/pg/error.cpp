@@ -50,6 +50,19 @@ std::string Error::summary() const {
   return text;
 }
 
+void Error::prepend(const std::string& text) {
+  const std::string longer = text + message();
+  // Not by a guard: what has no memory for this throws as C++ does.
+  auto* copy = static_cast<char*>(
+      MemoryContextAllocExtended(context_, longer.size() + 1, MCXT_ALLOC_NO_OOM));
+  if (copy == nullptr) {
+    throw std::bad_alloc();
+  }
+  longer.copy(copy, longer.size());
+  copy[longer.size()] = '\0';
+  data_->message = copy;
+}
+
 bool Error::is_interrupt() const noexcept {
   switch (code()) {
     case ERRCODE_QUERY_CANCELED:

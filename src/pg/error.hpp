@@ -40,6 +40,9 @@ class Error : public std::exception {
   // A cancel, a statement timeout or a shutdown: the job has to stop, whatever it was doing.
   bool is_interrupt() const noexcept;
 
+  // Puts a text in front of the message: which row, which file.
+  void prepend(const std::string& text);
+
   // Hands the copy over to `owner`: it is freed with that memory context.
   ErrorData* release_to(MemoryContext owner) noexcept;
 

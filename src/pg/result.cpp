@@ -40,6 +40,8 @@ Value Value::int8(std::int64_t value) { return {Int64GetDatum(value), false}; }
 
 Value Value::int8(std::optional<std::int64_t> value) { return value ? int8(*value) : Value{}; }
 
+Value Value::boolean(bool value) { return {BoolGetDatum(value), false}; }
+
 Value Value::float8(double value) { return {Float8GetDatum(value), false}; }
 
 Value Value::float8_array(std::span<const double> values) {

@@ -25,6 +25,7 @@ struct Value {
   static Value text(const std::optional<std::string>& value);
   static Value int8(std::int64_t value);
   static Value int8(std::optional<std::int64_t> value);
+  static Value boolean(bool value);
   static Value float8(double value);
   static Value float8_array(std::span<const double> values);
   static Value int8_array(std::span<const std::int64_t> values);

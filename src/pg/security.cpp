@@ -25,6 +25,15 @@ void PinnedSettings::set(const char* name, const char* value) {
   });
 }
 
+ExportSettings::ExportSettings() {
+  set("TimeZone", "UTC");
+  set("IntervalStyle", "postgres");
+  set("bytea_output", "hex");
+  set("extra_float_digits", "1");
+  set("lc_monetary", "C");
+  set("xmloption", "content");
+}
+
 void set_local(const char* name, const char* value) {
   call([&] {
     set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);

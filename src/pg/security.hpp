@@ -42,6 +42,14 @@ class PinnedSettings : Scope {
   int nest_level_;
 };
 
+// What values are printed and read under, so that an export of the same rows is the same everywhere
+// and can be read back: the settings that the contract names, and those that an output or input
+// function of the server's depends on besides.
+class ExportSettings : public PinnedSettings {
+ public:
+  ExportSettings();
+};
+
 // SET LOCAL: until the transaction ends.
 void set_local(const char* name, const char* value);
 

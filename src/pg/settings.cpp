@@ -24,6 +24,15 @@ int expire_interval_value;
 int expire_batch_size_value;
 char* artifact_directory_value;
 int history_retention_value;
+char* embedder_value;
+char* vector_store_value;
+char* blob_store_value;
+int export_keep_value;
+int export_keep_age_value;
+int http_timeout_value;
+int http_max_retries_value;
+int breaker_threshold_value;
+int breaker_cooldown_value;
 char* metrics_listen_value;
 char* metrics_token_file_value;
 constexpr int kDefaultSeries = 2000;
@@ -127,6 +136,37 @@ void define() {
   DefineCustomIntVariable("bacmr.history_retention", "How long finished job runs are kept.",
                           "0 keeps them for ever.", &history_retention_value, 90 * 24 * 3600, 0,
                           INT_MAX, PGC_SIGHUP, GUC_UNIT_S, nullptr, nullptr, nullptr);
+  // Any session: they name servers, on which it needs USAGE all the same.
+  DefineCustomStringVariable("bacmr.embedder", "Server that embeds texts where none is named.",
+                             "Empty: bacmr_local, unless a server of that kind was declared.",
+                             &embedder_value, "", PGC_USERSET, 0, nullptr, nullptr, nullptr);
+  DefineCustomStringVariable("bacmr.vector_store", "Server that keeps vectors where none is named.",
+                             "Empty: bacmr_postgres, unless a server of that kind was declared.",
+                             &vector_store_value, "", PGC_USERSET, 0, nullptr, nullptr, nullptr);
+  DefineCustomStringVariable("bacmr.blob_store", "Server that scheduled exports are uploaded to.",
+                             "Empty: bacmr_artifacts, unless a server of that kind was declared.",
+                             &blob_store_value, "", PGC_USERSET, 0, nullptr, nullptr, nullptr);
+  // Reload: how many exports are kept, and for how long, is the operator's decision.
+  DefineCustomIntVariable("bacmr.export_keep", "Exports of each table that stay on disk.",
+                          "The latest ones; the last verified one stays in any case.",
+                          &export_keep_value, 8, 1, INT_MAX, PGC_SIGHUP, 0, nullptr, nullptr,
+                          nullptr);
+  DefineCustomIntVariable("bacmr.export_keep_age", "Exports younger than this stay on disk.",
+                          nullptr, &export_keep_age_value, 35 * 24 * 3600, 0, INT_MAX, PGC_SIGHUP,
+                          GUC_UNIT_S, nullptr, nullptr, nullptr);
+  // Reload: they protect the services and the server from every session alike.
+  DefineCustomIntVariable("bacmr.http_timeout", "Longest silence of a service before a retry.",
+                          nullptr, &http_timeout_value, 60, 1, 3600, PGC_SIGHUP, GUC_UNIT_S,
+                          nullptr, nullptr, nullptr);
+  DefineCustomIntVariable("bacmr.http_max_retries", "How often a failed request is tried again.",
+                          nullptr, &http_max_retries_value, 6, 0, 100, PGC_SIGHUP, 0, nullptr,
+                          nullptr, nullptr);
+  DefineCustomIntVariable(
+      "bacmr.breaker_threshold", "Failures in a row after which a service is left alone.", nullptr,
+      &breaker_threshold_value, 5, 1, 1000, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+  DefineCustomIntVariable("bacmr.breaker_cooldown", "How long a failing service is left alone.",
+                          nullptr, &breaker_cooldown_value, 30, 1, 3600, PGC_SIGHUP, GUC_UNIT_S,
+                          nullptr, nullptr, nullptr);
   // Reload: they open the server to the network, and name a file that it reads.
   DefineCustomStringVariable(
       "bacmr.metrics_listen", "Address and port where metrics are served over HTTP.",
@@ -172,6 +212,24 @@ std::string metrics_listen() { return metrics_listen_value; }
 std::string metrics_token_file() { return metrics_token_file_value; }
 
 std::uint32_t metrics_max_series() { return static_cast<std::uint32_t>(metrics_max_series_value); }
+
+std::string embedder() { return embedder_value; }
+
+std::string vector_store() { return vector_store_value; }
+
+std::string blob_store() { return blob_store_value; }
+
+int export_keep() { return export_keep_value; }
+
+int export_keep_age_s() { return export_keep_age_value; }
+
+int http_timeout_s() { return http_timeout_value; }
+
+int http_max_retries() { return http_max_retries_value; }
+
+int breaker_threshold() { return breaker_threshold_value; }
+
+int breaker_cooldown_s() { return breaker_cooldown_value; }
 
 int history_retention_s() { return history_retention_value; }
 

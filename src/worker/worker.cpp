@@ -179,6 +179,7 @@ class Worker {
           settings.set("lock_timeout", kLockTimeout);
           jobs::publish_findings(situation_->extension);
           jobs::publish_last_success(situation_->extension);
+          jobs::publish_exports(situation_->extension);
         }
         transaction.commit();
       }

@@ -1,0 +1,140 @@
+#include "core/artifact_writer.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "core/error.hpp"
+
+namespace core {
+namespace {
+
+constexpr std::size_t kBuffer = std::size_t{1} << 20;
+// How often the free space is looked at, and how much is handed to the disk at once.
+constexpr std::uint64_t kSpaceStep = std::uint64_t{16} << 20;
+constexpr std::uint64_t kWriteBackStep = std::uint64_t{8} << 20;
+constexpr std::uint64_t kLargestReserve = std::uint64_t{1} << 30;
+constexpr std::uint64_t kReserveShare = 20;
+
+std::string megabytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MB"; }
+
+}  // namespace
+
+FreeSpace free_space(int fd) {
+  struct statvfs space {};
+  if (::fstatvfs(fd, &space) != 0) {
+    return {UINT64_MAX, 0};  // a file system that does not tell
+  }
+  const std::uint64_t all = std::uint64_t{space.f_blocks} * space.f_frsize;
+  return {std::uint64_t{space.f_bavail} * space.f_frsize,
+          std::min(kLargestReserve, all / kReserveShare)};
+}
+
+ArtifactWriter::ArtifactWriter(const ArtifactFolder& folder, const std::string& name,
+                               SpaceProbe probe)
+    : folder_(folder), probe_(std::move(probe)) {
+  open(name);
+  try {
+    check_space();
+  } catch (...) {
+    ::unlinkat(folder_.fd(), temporary_.c_str(), 0);
+    throw;
+  }
+}
+
+ArtifactWriter::~ArtifactWriter() { ::unlinkat(folder_.fd(), temporary_.c_str(), 0); }
+
+void ArtifactWriter::open(const std::string& name) {
+  temporary_ = "." + name + "." + std::to_string(::getpid()) + ".tmp";
+  constexpr int kFlags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  for (;;) {
+    // What a killed process of the same number left may be another name of its finished file.
+    ::unlinkat(folder_.fd(), temporary_.c_str(), 0);
+    fd_ = Descriptor(::openat(folder_.fd(), temporary_.c_str(), kFlags, 0600));
+    if (!fd_.valid()) {
+      fail_io(errno, "create file", folder_.path_of(temporary_));
+    }
+    // A sweep that came between the two took the new file for a leftover.
+    struct stat status {};
+    if (::flock(fd_.get(), LOCK_EX) == 0 && ::fstat(fd_.get(), &status) == 0 &&
+        status.st_nlink > 0) {
+      return;
+    }
+  }
+}
+
+void ArtifactWriter::check_space() const {
+  const FreeSpace space = probe_(fd_.get());
+  if (space.available < space.reserve) {
+    throw Error(sqlstate::kDiskFull,
+                "not enough free space in \"" + folder_.path() + "\" to go on writing",
+                megabytes(space.available) + " are free, and " + megabytes(space.reserve) +
+                    " are left for the server.",
+                "Free some, compress the export, or set bacmr.artifact_directory to another file "
+                "system.");
+  }
+}
+
+void ArtifactWriter::write(std::string_view bytes) {
+  if (buffer_.size() + bytes.size() < kBuffer) {
+    buffer_.append(bytes);
+    return;
+  }
+  flush();
+  if (bytes.size() < kBuffer / 4) {
+    buffer_.append(bytes);
+  } else {
+    put(bytes);
+  }
+}
+
+void ArtifactWriter::flush() {
+  put(buffer_.view());
+  buffer_.clear();
+}
+
+void ArtifactWriter::put(std::string_view bytes) {
+  for (; !bytes.empty(); bytes.remove_prefix(std::min(bytes.size(), kBuffer))) {
+    const std::string_view piece = bytes.substr(0, kBuffer);
+    hash_.update(piece.data(), piece.size());
+    write_all(fd_.get(), piece, folder_.path_of(temporary_));
+    written_ += piece.size();
+    if (written_ - checked_ >= kSpaceStep) {
+      checked_ = written_;
+      check_space();
+    }
+#ifdef SYNC_FILE_RANGE_WRITE
+    // Only a start, and only a hint: the fsync at the end is what counts.
+    if (written_ - write_back_ >= kWriteBackStep) {
+      ::sync_file_range(fd_.get(), static_cast<off_t>(write_back_),
+                        static_cast<off_t>(written_ - write_back_), SYNC_FILE_RANGE_WRITE);
+      write_back_ = written_;
+    }
+#endif
+  }
+}
+
+void ArtifactWriter::finish() {
+  flush();
+  sync_file(fd_.get(), folder_.path_of(temporary_));
+}
+
+bool ArtifactWriter::publish(const std::string& name) {
+  // link, unlike rename, refuses to replace a file.
+  if (::linkat(folder_.fd(), temporary_.c_str(), folder_.fd(), name.c_str(), 0) != 0) {
+    if (errno == EEXIST) {
+      return false;
+    }
+    fail_io(errno, "create file", folder_.path_of(name));
+  }
+  folder_.sync();
+  return true;
+}
+
+}  // namespace core

@@ -1,0 +1,164 @@
+#include "core/copy_text.hpp"
+
+#include <algorithm>
+
+namespace core {
+namespace {
+
+void append_copy_escaped(ByteBuffer& out, std::string_view text) {
+  while (!text.empty()) {
+    const std::size_t plain = std::min(text.find_first_of("\\\n\r\t"), text.size());
+    out.append(text.substr(0, plain));
+    text.remove_prefix(plain);
+    if (text.empty()) {
+      return;
+    }
+    switch (text.front()) {
+      case '\n':
+        out.append("\\n");
+        break;
+      case '\r':
+        out.append("\\r");
+        break;
+      case '\t':
+        out.append("\\t");
+        break;
+      default:
+        out.append("\\\\");
+    }
+    text.remove_prefix(1);
+  }
+}
+
+void append_quoted(std::string& out, std::string_view text) {
+  out += '"';
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+    }
+    out += c;
+  }
+  out += '"';
+}
+
+bool append_literal(std::string& out, const JsonValue& value, const ColumnShape& shape);
+
+bool append_array(std::string& out, std::string_view array, const ColumnShape& shape) {
+  std::vector<JsonValue> elements;
+  split_json_array(array, elements);
+  const ColumnShape& element_shape = shape.children.front();
+  out += '{';
+  for (const JsonValue& element : elements) {
+    if (&element != elements.data()) {
+      out += shape.delimiter;
+    }
+    if (element.kind == JsonKind::kArray && element_shape.kind != ColumnShape::Kind::kJson) {
+      // A further dimension of the same array.
+      if (!append_array(out, element.text, shape)) {
+        return false;
+      }
+    } else if (element.kind == JsonKind::kNull) {
+      out += "NULL";
+    } else {
+      std::string literal;
+      if (!append_literal(literal, element, element_shape)) {
+        return false;
+      }
+      append_quoted(out, literal);
+    }
+  }
+  out += '}';
+  return true;
+}
+
+bool append_vector(std::string& out, std::string_view array) {
+  std::vector<JsonValue> elements;
+  split_json_array(array, elements);
+  for (const JsonValue& element : elements) {
+    if (!out.empty()) {
+      out += ' ';
+    }
+    if (element.kind == JsonKind::kString) {
+      if (!append_unescaped(out, element.text)) {
+        return false;
+      }
+    } else {
+      out += element.text;
+    }
+  }
+  return true;
+}
+
+bool append_composite(std::string& out, std::string_view object, const ColumnShape& shape) {
+  std::vector<JsonMember> members;
+  split_json_object(object, members);
+  out += '(';
+  for (std::size_t i = 0; i < shape.names.size(); ++i) {
+    if (i > 0) {
+      out += ',';
+    }
+    for (const JsonMember& member : members) {
+      std::string key;
+      if (!append_unescaped(key, std::string("\"").append(member.key) + '"')) {
+        return false;
+      }
+      if (key == shape.names[i] && member.value.kind != JsonKind::kNull) {
+        std::string literal;
+        if (!append_literal(literal, member.value, shape.children[i])) {
+          return false;
+        }
+        append_quoted(out, literal);
+      }
+    }
+  }
+  out += ')';
+  return true;
+}
+
+// What the type's input function takes.
+bool append_literal(std::string& out, const JsonValue& value, const ColumnShape& shape) {
+  using Kind = ColumnShape::Kind;
+  if (shape.kind == Kind::kArray && value.kind == JsonKind::kArray) {
+    return append_array(out, value.text, shape);
+  }
+  if (shape.kind == Kind::kVector && value.kind == JsonKind::kArray) {
+    return append_vector(out, value.text);
+  }
+  if (shape.kind == Kind::kComposite && value.kind == JsonKind::kObject) {
+    return append_composite(out, value.text, shape);
+  }
+  if (shape.kind != Kind::kJson && value.kind == JsonKind::kString) {
+    return append_unescaped(out, value.text);
+  }
+  out += value.text;
+  return true;
+}
+
+}  // namespace
+
+bool append_copy_field(ByteBuffer& out, const JsonValue& value, const ColumnShape& shape,
+                       bool json_null) {
+  if (value.kind == JsonKind::kNull && !json_null) {
+    out.append("\\N");
+    return true;
+  }
+  const bool is_string = value.kind == JsonKind::kString && shape.kind != ColumnShape::Kind::kJson;
+  // The most frequent values, without a copy: a string that holds no escape, and what is JSON.
+  if (is_string && value.text.find('\\') == std::string_view::npos) {
+    out.append(value.text.substr(1, value.text.size() - 2));
+    return true;
+  }
+  if (!is_string && shape.kind <= ColumnShape::Kind::kJson) {
+    append_copy_escaped(out, value.text);
+    return true;
+  }
+  std::string literal;
+  literal.reserve(value.text.size());
+  if (!append_literal(literal, value, shape)) {
+    return false;
+  }
+  append_copy_escaped(out, literal);
+  return true;
+}
+
+}  // namespace core

@@ -1,0 +1,38 @@
+#include "pg/postgres.hpp"
+
+#include "jobs/import_run.hpp"
+
+#include "core/json.hpp"
+#include "jobs/gauges.hpp"
+#include "jobs/job_run.hpp"
+#include "pg/log.hpp"
+#include "sources/source.hpp"
+
+namespace jobs {
+
+ImportCounts run_import(const pg::Extension& extension, const ImportRequest& request,
+                        std::int64_t run_id, const std::string& request_id) {
+  Oid relation = request.relation;
+  if (!OidIsValid(relation)) {
+    relation = sources::Sources::load(extension).require("chunks", "import").oid;
+  }
+  // Fetched before anything is locked.
+  const ArtifactSource source(request.source, request_id);
+  const ImportCounts counts =
+      import_rows(source, relation, request.on_conflict, request.unknown_columns);
+  const auto number = [](std::uint64_t n) { return static_cast<std::int64_t>(n); };
+  const std::string detail = core::JsonObject()
+                                 .text("source", request.source)
+                                 .text("relation", source.manifest().relation)
+                                 .number("read", number(counts.read))
+                                 .number("inserted", number(counts.inserted))
+                                 .number("updated", number(counts.updated))
+                                 .number("skipped", number(counts.skipped))
+                                 .str();
+  finish_run(extension, run_id, {RunStatus::kSucceeded, detail, std::nullopt});
+  publish_last_success(extension);
+  pg::log_line(pg::LogLevel::kInfo, "export imported", detail, request_id);
+  return counts;
+}
+
+}  // namespace jobs

@@ -1,0 +1,226 @@
+#include "pg/postgres.hpp"
+
+#include "jobs/run_export.hpp"
+
+#include <chrono>
+#include <cstdlib>
+
+#include "core/backoff.hpp"
+#include "core/error.hpp"
+#include "core/json.hpp"
+#include "jobs/attempt.hpp"
+#include "jobs/gauges.hpp"
+#include "jobs/retention.hpp"
+#include "jobs/verify.hpp"
+#include "net/service.hpp"
+#include "pg/log.hpp"
+#include "pg/security.hpp"
+#include "pg/snapshot.hpp"
+#include "pg/wait.hpp"
+
+extern "C" {
+#include "common/pg_prng.h"
+#include "utils/timestamp.h"
+}
+
+namespace jobs {
+namespace {
+
+// A step that fails for a reason that may pass is tried this often. Requests to a service have been
+// repeated by the client before.
+constexpr int kAttempts = 3;
+constexpr std::chrono::seconds kFirstPause{5};
+constexpr std::chrono::seconds kLongestPause{60};
+
+std::string sqlstate_of(const Failure& failure) {
+  try {
+    std::rethrow_exception(failure.error);
+  } catch (const pg::Error& e) {
+    return e.sqlstate();
+  } catch (const core::Error& e) {
+    return e.sqlstate();
+  } catch (...) {
+    return "";
+  }
+}
+
+// Connections, conflicts with other transactions, locks, input and output.
+bool may_pass(const Failure& failure) {
+  const std::string code = sqlstate_of(failure);
+  return code.starts_with("08") || code.starts_with("40") ||
+         code == core::sqlstate::kLockNotAvailable || code == core::sqlstate::kIoError;
+}
+
+class ScheduledExport {
+ public:
+  ScheduledExport(pg::Spi& spi, const pg::Extension& extension,
+                  const std::function<ExportRequest()>& request)
+      : extension_(extension), make_request_(request), run_(spi, extension, Job::kExport) {}
+
+  void perform() {
+    if (!run_.begun()) {
+      return;
+    }
+    step("export", [this] { write_and_drill(); });
+    if (exported_->uploads()) {
+      step("upload", [this] { exported_->upload(); });
+      add_step("upload", exported_->upload_figures());
+    }
+    step("verify", [this] { verify(); });
+    step("retention", [this] { remove_old(); });
+    step("record", [this] { record(); });
+  }
+
+ private:
+  template <class Work>
+  void step(const char* name, Work work) {
+    core::Backoff backoff(kFirstPause, kLongestPause);
+    for (int attempt_number = 1;; ++attempt_number) {
+      std::optional<Failure> failure;
+      {
+        const pg::ExportSettings settings;
+        failure = attempt(work);
+      }
+      if (!failure) {
+        run_.commit();
+        return;
+      }
+      if (attempt_number == kAttempts || is_interrupt(*failure) || !may_pass(*failure)) {
+        give_up(name, *failure);
+      }
+      ++retries_;
+      pg::log_line(
+          pg::LogLevel::kWarning,
+          std::string("step ") + name + " of the export failed and is tried again",
+          core::JsonObject().number("run_id", run_.id()).text("error", failure->text).str(),
+          run_.request_id());
+      run_.commit();
+      const std::chrono::microseconds pause = backoff.next(pg_prng_uint32(&pg_global_prng_state));
+      if (const auto cancelled = attempt([&] { pg::wait_interruptibly(pause.count()); })) {
+        give_up(name, *cancelled);
+      }
+    }
+  }
+
+  [[noreturn]] void give_up(const char* name, const Failure& failure) {
+    {
+      const pg::PinnedSettings settings;
+      pg::Spi spi;
+      spi.query("SELECT pg_notify('bacmr_alert', $1)",
+                {pg::Param::text(core::JsonObject()
+                                     .text("alert", "export_failed")
+                                     .number("run_id", run_.id())
+                                     .text("step", name)
+                                     .text("error", failure.text.substr(0, 4000))
+                                     .str())});
+    }
+    run_.fail(Failure{std::string("step ") + name + ": " + failure.text, failure.error}, detail());
+  }
+
+  // Both under one snapshot, so that the drill has to find not the least difference.
+  void write_and_drill() {
+    local_.reset();
+    exported_.reset();
+    request_ = make_request_();
+    exported_.emplace(request_, run_.request_id());
+    const pg::ActiveSnapshot snapshot;
+    exported_->write();
+    local_.emplace(exported_->local_source(), run_.request_id());
+    local_->require_sound();
+    drilled_ = drill(*local_);
+    if (!drilled_.ok()) {
+      throw core::Error(
+          core::sqlstate::kRaiseException, *drill_result(*local_, drilled_).error,
+          "Both were read in one snapshot, so the export lacks something that the "
+          "table holds.",
+          "Compare column types with what JSON can hold (docs/exports.md); the file is "
+          "removed again.");
+    }
+    add_step("export", exported_->write_figures());
+    add_step("drill", drilled_.figures());
+  }
+
+  // What would have to be restored from: the copy in the store, where there is one.
+  void verify() {
+    const auto start = std::chrono::steady_clock::now();
+    if (exported_->uploads()) {
+      stored_.emplace(exported_->remote_source(), run_.request_id());
+      stored_->require_sound();
+    } else {
+      local_->require_sound();
+    }
+    char seconds[32];
+    std::snprintf(seconds, sizeof seconds, "%.3f",
+                  std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    add_step("verify", core::JsonObject()
+                           .boolean("ok", true)
+                           .text("source", verified().name())
+                           .raw("seconds", seconds)
+                           .str());
+  }
+
+  // An old export that cannot be removed is no reason to call the new one failed.
+  void remove_old() {
+    const std::optional<Failure> failure = attempt([this] {
+      int removed = remove_old_exports(extension_, exported_->folder(), request_.name);
+      if (providers::BlobStore* store = exported_->store()) {
+        removed += remove_old_objects(extension_, *store, object_prefix(), request_.name);
+      }
+      add_step("retention", core::JsonObject().number("removed", removed).str());
+    });
+    if (failure && is_interrupt(*failure)) {
+      std::rethrow_exception(failure->error);
+    }
+    if (failure) {
+      add_step("retention", core::JsonObject().text("error", failure->text).str());
+      pg::warn_client("old exports could not be removed: " + failure->text, {},
+                      "Remove them by hand, or grant the right to delete.");
+    }
+  }
+
+  void record() {
+    record_run(extension_, Job::kVerify, run_.request_id(), started_at_,
+               verify_result(verified(), std::nullopt));
+    record_run(extension_, Job::kDrill, run_.request_id(), started_at_,
+               drill_result(*local_, drilled_));
+    finish_run(extension_, run_.id(), {RunStatus::kSucceeded, detail(), std::nullopt});
+    publish_exports(extension_);
+    publish_last_success(extension_);
+    prune_history(extension_);
+    pg::log_line(pg::LogLevel::kInfo, "export written, drilled and verified", detail(),
+                 run_.request_id());
+  }
+
+  const ArtifactSource& verified() const { return stored_ ? *stored_ : *local_; }
+
+  void add_step(const char* name, const std::string& figures) { steps_.raw(name, figures); }
+
+  std::string detail() const {
+    core::JsonObject detail;
+    if (exported_ && !exported_->manifest().sha256.empty()) {
+      exported_->describe(detail);
+    }
+    return detail.raw("steps", steps_.str()).number("retries", retries_).str();
+  }
+
+  const pg::Extension& extension_;
+  const std::function<ExportRequest()>& make_request_;
+  ExportRequest request_;
+  RecordedRun run_;
+  TimestampTz started_at_ = GetCurrentTimestamp();
+  std::optional<Export> exported_;
+  std::optional<ArtifactSource> local_;
+  std::optional<ArtifactSource> stored_;
+  DrillResult drilled_;
+  core::JsonObject steps_;
+  int retries_ = 0;
+};
+
+}  // namespace
+
+void run_export(pg::Spi& spi, const pg::Extension& extension,
+                const std::function<ExportRequest()>& request) {
+  ScheduledExport(spi, extension, request).perform();
+}
+
+}  // namespace jobs

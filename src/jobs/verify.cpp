@@ -1,0 +1,49 @@
+#include "pg/postgres.hpp"
+
+#include "jobs/verify.hpp"
+
+#include "core/error.hpp"
+#include "core/json.hpp"
+#include "pg/security.hpp"
+#include "pg/spi.hpp"
+
+namespace jobs {
+
+RunResult verify_result(const ArtifactSource& source, const std::optional<std::string>& problem) {
+  const core::Manifest& manifest = source.manifest();
+  core::JsonObject detail;
+  detail.text("source", source.name())
+      .text("relation", manifest.relation)
+      .text("file", manifest.file)
+      .text("snapshot_at", manifest.snapshot_at)
+      .boolean("ok", !problem)
+      .number("rows", static_cast<std::int64_t>(manifest.rows))
+      .number("bytes", static_cast<std::int64_t>(manifest.bytes))
+      .text("sha256", manifest.sha256);
+  RunResult result;
+  if (problem) {
+    detail.text("problem", *problem);
+    result.status = RunStatus::kFailed;
+    result.error = "the export \"" + source.name() + "\" is damaged: " + *problem;
+  }
+  result.detail = detail.str();
+  return result;
+}
+
+std::string latest_export(const pg::Extension& extension) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows rows =
+      spi.query("SELECT coalesce(detail->>'source', detail->>'file') FROM " +
+                extension.object("bacmr_job_run") +
+                " WHERE job = 'export' AND status = 'succeeded' AND detail ? 'file'"
+                " ORDER BY run_id DESC LIMIT 1");
+  if (rows.empty()) {
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                      "there is no export to restore", {},
+                      "SELECT bacmr_export_chunks(), or name one.");
+  }
+  return rows.text(0, 0);
+}
+
+}  // namespace jobs

@@ -1,0 +1,39 @@
+#include "pg/table_tree.hpp"
+
+#include "pg/guard.hpp"
+
+extern "C" {
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "storage/lmgr.h"
+#include "utils/lsyscache.h"
+}
+
+namespace pg {
+
+std::optional<std::vector<Oid>> plain_tables(Oid relation) {
+  const bool partitioned =
+      call([relation] { return get_rel_relkind(relation) == RELKIND_PARTITIONED_TABLE; });
+  List* members = call([relation] {
+    LockRelationOid(relation, AccessShareLock);
+    return find_all_inheritors(relation, AccessShareLock, nullptr);
+  });
+  if (!partitioned && list_length(members) > 1) {
+    return std::nullopt;
+  }
+  std::vector<Oid> tables;
+  for (int i = 0; i < list_length(members); ++i) {
+    const Oid member = list_nth_oid(members, i);
+    const char kind = call([member] { return get_rel_relkind(member); });
+    if (kind == RELKIND_PARTITIONED_TABLE) {
+      continue;
+    }
+    if (kind != RELKIND_RELATION && kind != RELKIND_MATVIEW) {
+      return std::nullopt;
+    }
+    tables.push_back(member);
+  }
+  return tables;
+}
+
+}  // namespace pg
