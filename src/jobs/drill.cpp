@@ -54,7 +54,7 @@ LiveTable find_live_table(const core::Manifest& manifest) {
                       "The table was replaced since: import the export into a table of its own.");
   }
   const pg::Rows key = spi.query(
-      "SELECT a.attname::text FROM pg_index i, generate_series(0, i.indnkeyatts - 1) n"
+      "SELECT a.attname::text FROM pg_index i CROSS JOIN generate_series(0, i.indnkeyatts - 1) n"
       " JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = i.indkey[n]"
       " WHERE i.indrelid = $1 AND i.indisprimary ORDER BY n",
       {pg::Param::oid(live.relation)});
@@ -110,10 +110,11 @@ std::string comparison(const LiveTable& live, const std::string& scratch,
     match.append(match.empty() ? "" : " AND ").append("s." + column + " = l." + column);
   }
   const std::string& first = live.key.front();
+  // By their bytes: types need no operator, and 1.0 is not 1.00.
   return "SELECT count(*) FILTER (WHERE l." + first + " IS NULL), count(*) FILTER (WHERE s." +
-         first + " IS NOT NULL AND l." + first + " IS NOT NULL AND " + row_of("s.", live) +
-         " OPERATOR(pg_catalog.*<>) " + row_of("l.", live) + "), count(*) FILTER (WHERE s." +
-         first + " IS NULL) FROM " + scratch + " s FULL JOIN " + live_table + " l ON " + match;
+         first + " IS NOT NULL AND l." + first + " IS NOT NULL AND record_image_ne(" +
+         row_of("s.", live) + ", " + row_of("l.", live) + ")), count(*) FILTER (WHERE s." + first +
+         " IS NULL) FROM " + scratch + " s FULL JOIN " + live_table + " l ON " + match;
 }
 
 // The column that holds the namespaces, which the manifest does not name: the one that an export of

@@ -204,8 +204,8 @@ std::vector<std::string> key_columns(Oid relation, const std::string& table) {
   const pg::Rows rows = spi.query(
       "SELECT a.attname::text FROM (SELECT indexrelid, indrelid, indkey, indnkeyatts FROM pg_index"
       "  WHERE indrelid = $1 AND indisunique AND indisvalid AND indimmediate AND indpred IS NULL"
-      "  AND indexprs IS NULL ORDER BY indisprimary DESC, indexrelid LIMIT 1) i,"
-      " generate_series(0, i.indnkeyatts - 1) n"
+      "  AND indexprs IS NULL ORDER BY indisprimary DESC, indexrelid LIMIT 1) i"
+      " CROSS JOIN generate_series(0, i.indnkeyatts - 1) n"
       " JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = i.indkey[n] ORDER BY n",
       {pg::Param::oid(relation)});
   std::vector<std::string> names;

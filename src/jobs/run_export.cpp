@@ -62,6 +62,7 @@ class ScheduledExport {
       return;
     }
     step("export", [this] { write_and_drill(); });
+    written_ = true;
     if (exported_->uploads()) {
       step("upload", [this] { exported_->upload(); });
       add_step("upload", exported_->upload_figures());
@@ -197,7 +198,7 @@ class ScheduledExport {
 
   std::string detail() const {
     core::JsonObject detail;
-    if (exported_ && !exported_->manifest().sha256.empty()) {
+    if (written_) {
       exported_->describe(detail);
     }
     return detail.raw("steps", steps_.str()).number("retries", retries_).str();
@@ -213,6 +214,7 @@ class ScheduledExport {
   std::optional<ArtifactSource> stored_;
   DrillResult drilled_;
   core::JsonObject steps_;
+  bool written_ = false;
   int retries_ = 0;
 };
 
