@@ -19,6 +19,8 @@ constexpr std::size_t kBuffer = std::size_t{1} << 20;
 // How often the free space is looked at, and how much is handed to the disk at once.
 constexpr std::uint64_t kSpaceStep = std::uint64_t{16} << 20;
 constexpr std::uint64_t kWriteBackStep = std::uint64_t{8} << 20;
+// How much of the file stays in the cache: an upload that keeps up finds its parts there.
+constexpr std::uint64_t kCached = std::uint64_t{64} << 20;
 constexpr std::uint64_t kLargestReserve = std::uint64_t{1} << 30;
 constexpr std::uint64_t kReserveShare = 20;
 
@@ -109,15 +111,31 @@ void ArtifactWriter::put(std::string_view bytes) {
       checked_ = written_;
       check_space();
     }
-#ifdef SYNC_FILE_RANGE_WRITE
-    // Only a start, and only a hint: the fsync at the end is what counts.
     if (written_ - write_back_ >= kWriteBackStep) {
-      ::sync_file_range(fd_.get(), static_cast<off_t>(write_back_),
-                        static_cast<off_t>(written_ - write_back_), SYNC_FILE_RANGE_WRITE);
-      write_back_ = written_;
+      write_back();
     }
-#endif
   }
+}
+
+// Starts writing what is new to disk, and lets go of what has been written: an export must not push
+// the tables out of the cache, and pages that are used again cost less than fresh ones. Only hints:
+// the fsync at the end is what counts.
+void ArtifactWriter::write_back() {
+#ifdef SYNC_FILE_RANGE_WRITE
+  const auto range = [this](std::uint64_t from, std::uint64_t to, unsigned flags) {
+    ::sync_file_range(fd_.get(), static_cast<off_t>(from), static_cast<off_t>(to - from), flags);
+  };
+  range(write_back_, written_, SYNC_FILE_RANGE_WRITE);
+  if (written_ > dropped_ + kCached) {
+    const std::uint64_t end = written_ - kCached;
+    range(dropped_, end,
+          SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+    ::posix_fadvise(fd_.get(), static_cast<off_t>(dropped_), static_cast<off_t>(end - dropped_),
+                    POSIX_FADV_DONTNEED);
+    dropped_ = end;
+  }
+#endif
+  write_back_ = written_;
 }
 
 void ArtifactWriter::finish() {

@@ -53,6 +53,7 @@ class ArtifactWriter {
   void flush();
   void put(std::string_view bytes);
   void check_space() const;
+  void write_back();
 
   const ArtifactFolder& folder_;
   SpaceProbe probe_;
@@ -63,6 +64,7 @@ class ArtifactWriter {
   std::uint64_t written_ = 0;
   std::uint64_t checked_ = 0;
   std::uint64_t write_back_ = 0;
+  std::uint64_t dropped_ = 0;
 };
 
 }  // namespace core

@@ -103,6 +103,7 @@ all_alive() {
 
 # What they hold is thrown away: nothing is gained by asking politely.
 end_daemons() {
+    trap '' TERM INT HUP
     if [ ${#DAEMONS[@]} -eq 0 ]; then return 0; fi
     kill -KILL "${DAEMONS[@]}" 2>/dev/null || true
     wait "${DAEMONS[@]}" 2>/dev/null || true

@@ -30,7 +30,7 @@ my $FOLDER = dirname(Cwd::realpath(__FILE__)) . '/../../services';
 my $WHERE = $ENV{TESTDIR} // File::Spec->tmpdir;
 my $OWNER = $$;
 # What has been started: a server's folder => its script, a proxy's process id => 1.
-my (%servers, %proxies, $base);
+my (%servers, %proxies);
 
 # Skips the whole test, with the reason, where the server's packages are not installed; so it is to
 # be called before the first test.
@@ -41,12 +41,8 @@ sub start_s3 {
     my ($reason, $status) = run_script($script, 'check');
     plan skip_all => $reason =~ s/\s+\z//r if $status != 0;
 
-    if (!defined $base) {
-        $base = File::Temp->newdir('s3.XXXXXX', DIR => $WHERE);
-        # As root the server runs as another user, who has to get in.
-        chmod 0711, "$base";
-    }
-    my $folder = "$base/$kind" . keys %servers;
+    # No CLEANUP: the script removes it, or, when this process is killed, the server itself.
+    my $folder = File::Temp::tempdir('s3.XXXXXX', DIR => $WHERE);
     $servers{$folder} = $script;
     local $ENV{SERVICE_PARENT} = $$;
     (my $printed, $status) = run_script($script, 'start', $folder);
@@ -202,7 +198,6 @@ END {
             my ($printed, $status) = run_script($servers{$folder}, 'stop', $folder);
             print STDERR $printed if $status != 0;
         }
-        undef $base;
     }
 }
 
