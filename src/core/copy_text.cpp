@@ -1,19 +1,21 @@
 #include "core/copy_text.hpp"
 
-#include <algorithm>
+#include "core/json_scan.hpp"
 
 namespace core {
 namespace {
 
 void append_copy_escaped(ByteBuffer& out, std::string_view text) {
-  while (!text.empty()) {
-    const std::size_t plain = std::min(text.find_first_of("\\\n\r\t"), text.size());
-    out.append(text.substr(0, plain));
-    text.remove_prefix(plain);
-    if (text.empty()) {
+  const char* from = text.data();
+  const char* const end = from + text.size();
+  while (from < end) {
+    const char* const special = json_scan::find_special(from, end);
+    out.append({from, static_cast<std::size_t>(special - from)});
+    from = special;
+    if (from == end) {
       return;
     }
-    switch (text.front()) {
+    switch (*from) {
       case '\n':
         out.append("\\n");
         break;
@@ -23,10 +25,13 @@ void append_copy_escaped(ByteBuffer& out, std::string_view text) {
       case '\t':
         out.append("\\t");
         break;
-      default:
+      case '\\':
         out.append("\\\\");
+        break;
+      default:
+        out.append(*from);
     }
-    text.remove_prefix(1);
+    ++from;
   }
 }
 

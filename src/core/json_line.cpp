@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/json_scan.hpp"
+
 namespace core {
 namespace {
 
@@ -48,20 +50,23 @@ class Scanner {
 
   bool string() {
     ++at;  // the quote
-    for (; at < text_.size(); ++at) {
-      const char c = text_[at];
-      if (c == '"') {
+    const char* const end = text_.data() + text_.size();
+    for (;; ++at) {
+      at = static_cast<std::size_t>(json_scan::find_special(text_.data() + at, end) - text_.data());
+      if (ended()) {
+        return fail("a string without its end");
+      }
+      if (text_[at] == '"') {
         ++at;
         return true;
       }
-      if (static_cast<unsigned char>(c) < 0x20) {
+      if (text_[at] != '\\') {
         return fail("a control character in a string");
       }
-      if (c == '\\' && !escape()) {
+      if (!escape()) {
         return false;
       }
     }
-    return fail("a string without its end");
   }
 
   // One value of any kind, nested ones included.

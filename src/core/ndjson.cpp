@@ -3,22 +3,10 @@
 #include <bit>
 #include <charconv>
 
+#include "core/json_scan.hpp"
+
 namespace core::ndjson {
 namespace {
-
-constexpr std::uint64_t kOnes = 0x0101010101010101;
-constexpr std::uint64_t kHighs = 0x8080808080808080;
-
-// The high bit of each byte that is zero; exact up to the first such byte.
-constexpr std::uint64_t zero_bytes(std::uint64_t v) { return (v - kOnes) & ~v & kHighs; }
-
-// The high bit of each byte that JSON wants escaped, exact up to the first one.
-constexpr std::uint64_t escapes(std::uint64_t v) {
-  const std::uint64_t controls = (v - kOnes * 0x20) & ~v & kHighs;
-  return controls | zero_bytes(v ^ (kOnes * '"')) | zero_bytes(v ^ (kOnes * '\\'));
-}
-
-constexpr bool escapes(unsigned char c) { return c < 0x20 || c == '"' || c == '\\'; }
 
 constexpr std::size_t kLongestEscape = 6;
 
@@ -75,13 +63,12 @@ void append_string(ByteBuffer& out, std::string_view text) {
     to = room();
   };
   *to++ = '"';
-  // The first byte in memory is the lowest one only here; elsewhere byte by byte will do.
-  if constexpr (std::endian::native == std::endian::little) {
+  if constexpr (json_scan::kByWords) {
     while (end - from >= 8) {
       std::uint64_t word = 0;
       std::memcpy(&word, from, 8);
       std::memcpy(to, &word, 8);
-      const std::uint64_t found = escapes(word);
+      const std::uint64_t found = json_scan::special_bytes(word);
       if (found == 0) {
         from += 8;
         to += 8;
@@ -94,7 +81,7 @@ void append_string(ByteBuffer& out, std::string_view text) {
     }
   }
   while (from < end) {
-    if (escapes(static_cast<unsigned char>(*from))) {
+    if (json_scan::is_special(static_cast<unsigned char>(*from))) {
       escape_next();
     } else {
       *to++ = *from++;
