@@ -16,8 +16,12 @@ packages() {
         libzstd-dev zlib1g-dev nlohmann-json3-dev "postgresql-$PG" "postgresql-server-dev-$PG" ;;
     test) echo cmake perl "postgresql-$PG-cron" "postgresql-$PG-pgtap" \
         libtap-parser-sourcehandler-pgtap-perl libipc-run-perl libgtest-dev googletest nlohmann-json3-dev \
-        jq procps util-linux ;;
-    demo) echo "postgresql-$PG-cron" jq procps util-linux ;;
+        jq procps util-linux zstd "$(packages corpus)" "$(packages swift)" \
+        radosgw ceph-mon ceph-osd ceph-common ;;
+    demo) echo "postgresql-$PG-cron" jq procps util-linux "$(packages corpus)" "$(packages swift)" ;;
+    # Real text, and an S3 server.
+    corpus) echo debian-handbook python3 ;;
+    swift) echo swift-proxy swift-account swift-container swift-object memcached ;;
     lint) echo cmake clang clang-format clang-tidy libgtest-dev googletest nlohmann-json3-dev perl shellcheck ;;
     *) die "unknown profile '$1' (known: build, demo, test, lint)" ;;
     esac
@@ -53,26 +57,38 @@ apt() {
         apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 --no-install-recommends "$@"
 }
 
-# postgresql-NN creates a cluster and starts it as it is installed, which nobody asked for here.
-# postgresql-common alone does not: so it comes first, and its setting is turned off around the
-# rest and then put back as it was.
+# What installing would start, and nobody asked for: a cluster of postgresql-NN's, and the services
+# that come with the S3 servers of the tests (memcached, Swift, Ceph). Both are turned off around the
+# install, and put back as they were.
 CLUSTER_CONF=/etc/postgresql-common/createcluster.conf
+POLICY=/usr/sbin/policy-rc.d # where Debian asks whether a service may start
 conf_backup=
+policy_set=
 
+# postgresql-common alone creates no cluster: so it comes first.
 no_default_cluster() {
     apt install postgresql-common >/dev/null
     conf_backup=$(mktemp)
     cp "$CLUSTER_CONF" "$conf_backup"
-    trap restore_cluster_conf EXIT
     # cp, not mv or sed -i: the file keeps its owner and mode.
     { grep -v '^ *create_main_cluster' "$conf_backup" || true
         echo 'create_main_cluster = false'; } | as_root tee "$CLUSTER_CONF" >/dev/null
 }
 
-restore_cluster_conf() {
-    as_root cp "$conf_backup" "$CLUSTER_CONF"
-    rm -f "$conf_backup"
-    trap - EXIT
+no_services() {
+    if [ -e "$POLICY" ]; then return 0; fi
+    policy_set=1
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$POLICY" >/dev/null
+    as_root chmod 755 "$POLICY"
+}
+
+put_back() {
+    if [ -n "$conf_backup" ]; then
+        as_root cp "$conf_backup" "$CLUSTER_CONF"
+        rm -f "$conf_backup"
+    fi
+    if [ -n "$policy_set" ]; then as_root rm -f "$POLICY"; fi
+    conf_backup='' policy_set=''
 }
 
 main() {
@@ -92,10 +108,12 @@ hand: a C++20 compiler, CMake, GoogleTest, PostgreSQL $PG with its server header
     echo "deps: installing ${missing[*]}"
     # A source that is out of reach need not stop an install from the others.
     apt update >/dev/null || echo "deps: apt-get update failed, trying with the lists at hand" >&2
+    trap put_back EXIT
+    no_services
     if [[ " ${missing[*]} " == *" postgresql-$PG "* ]]; then no_default_cluster; fi
     apt install "${missing[@]}" >/dev/null ||
         die "apt-get could not install: ${missing[*]} (is PG=$PG in this system's sources?)"
-    if [ -n "$conf_backup" ]; then restore_cluster_conf; fi
+    put_back
 }
 
 main "$@"

@@ -2,6 +2,7 @@
 // is wrong and which command mends it.
 #include "pg/postgres.hpp"
 
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include "core/durable_file.hpp"
 #include "core/error.hpp"
 #include "jobs/schedule.hpp"
+#include "net/service.hpp"
 #include "pg/entry.hpp"
 #include "pg/library.hpp"
 #include "pg/result.hpp"
@@ -48,6 +50,9 @@ class Doctor {
     check_triggers();
     check_schedule();
     check_artifact_directory();
+    check_exports();
+    check_services();
+    check_secret_files();
     check_pauses();
     check_runs();
     check_backlog();
@@ -252,6 +257,78 @@ class Doctor {
         std::uint64_t{space.f_bavail} * space.f_frsize < kLowSpaceBytes) {
       add("free space", "warning", "less than 1 GB is free where " + directory + " lies",
           "free some, or set bacmr.artifact_directory to another file system");
+    }
+  }
+
+  void check_exports() {
+    const sources::Source* chunks = usable("chunks");
+    if (chunks == nullptr) {
+      return;
+    }
+    add_rows("runs", "warning",
+             "SELECT CASE WHEN last IS NULL THEN 'the chunks have never been exported'"
+             " ELSE 'the last export of the chunks ended ' || date_trunc('minute',"
+             " clock_timestamp() - last) || ' ago' END, 'CALL bacmr_run_job(''export''), and SELECT"
+             " bacmr_schedule() for every week' FROM (SELECT max(finished_at) AS last FROM " +
+                 extension_.object("bacmr_job_run") +
+                 " WHERE job = 'export' AND status = 'succeeded') r WHERE (last IS NULL OR"
+                 " last < clock_timestamp() - interval '8 days')"
+                 " AND (SELECT reltuples > 0 FROM pg_class WHERE oid = $1)",
+             {pg::Param::oid(chunks->oid)});
+    // Whoever loses the disk loses both.
+    add_rows("artifact directory", "warning",
+             "SELECT 'the latest export lies in the data directory only: ' || (detail->>'path'),"
+             " 'CREATE SERVER dr FOREIGN DATA WRAPPER bacmr_blob_store OPTIONS (type ''s3'', ...),"
+             " then ' || format('ALTER DATABASE %I SET bacmr.blob_store = %L',"
+             " current_database(), 'dr') FROM (SELECT detail FROM " +
+                 extension_.object("bacmr_job_run") +
+                 " WHERE job = 'export' AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1) r"
+                 " WHERE starts_with(detail->>'path', $1) AND (detail->>'url' IS NULL"
+                 " OR starts_with(detail->>'url', 'file://' || $1))",
+             {pg::Param::text(std::string(DataDir) + "/")});
+  }
+
+  void check_services() {
+    for (const auto& [kind, setting] :
+         {std::pair(net::ServiceKind::kBlobStore, "bacmr.blob_store"),
+          std::pair(net::ServiceKind::kEmbedder, "bacmr.embedder"),
+          std::pair(net::ServiceKind::kVectorStore, "bacmr.vector_store")}) {
+      const std::string fix = std::string("name a server that works: ALTER DATABASE ... SET ") +
+                              setting + " = '...'; SELECT * FROM pg_foreign_server lists them";
+      try {
+        pg::Subtransaction attempt;
+        net::load_service(kind, net::default_service(kind));
+        attempt.commit();
+      } catch (const core::Error& e) {
+        add("services", "error", e.message(), fix);
+      } catch (const pg::Error& e) {
+        if (e.is_interrupt()) {
+          throw;
+        }
+        add("services", "error", e.summary(), fix);
+      }
+    }
+  }
+
+  // The files that user mappings name: what others can read is no secret.
+  void check_secret_files() {
+    pg::Spi spi;
+    const pg::Rows rows = spi.query(
+        "SELECT s.srvname::text, substr(o, strpos(o, '=') + 1) FROM pg_user_mapping m"
+        " JOIN pg_foreign_server s ON s.oid = m.umserver"
+        " JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw, unnest(m.umoptions) o"
+        " WHERE w.fdwname IN ('bacmr_embedder', 'bacmr_vector_store', 'bacmr_blob_store')"
+        " AND split_part(o, '=', 1) LIKE '%\\_file' ORDER BY 1, 2");
+    for (std::uint64_t i = 0; i < rows.size(); ++i) {
+      const std::string path = rows.text(i, 1);
+      const std::string file = "the secret file " + path + " of the server " + rows.text(i, 0);
+      struct stat status {};
+      if (::stat(path.c_str(), &status) != 0) {
+        add("services", "error", file + " cannot be read",
+            "put it there, readable for the server's operating-system user alone");
+      } else if ((status.st_mode & S_IROTH) != 0) {
+        add("services", "warning", file + " can be read by everybody", "chmod 600 " + path);
+      }
     }
   }
 

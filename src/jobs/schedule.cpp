@@ -21,6 +21,7 @@
 #include "pg/security.hpp"
 #include "pg/settings.hpp"
 #include "pg/spi.hpp"
+#include "sources/source.hpp"
 
 extern "C" {
 #include "commands/dbcommands.h"
@@ -176,8 +177,14 @@ Datum schedule_function(pg::Args args) {
       unwanted.push_back("expire");
     }
     if (export_schedule) {
-      pg::notice_client("the export is not scheduled: it is not part of bacmr_ops " +
-                        std::string(pg::kLibraryVersion));
+      add_job(wanted, extension, "export", *export_schedule);
+      if (sources::Sources::load(extension).find("chunks") == nullptr) {
+        pg::notice_client("no chunks are attached: the scheduled export will fail",
+                          "Attach them with bacmr_attach, or leave the export out: SELECT * FROM "
+                          "bacmr_schedule(export => NULL).");
+      }
+    } else {
+      unwanted.push_back("export");
     }
     // First what can be refused: a schedule that pg_cron does not understand changes nothing.
     scheduled = ask_cron(

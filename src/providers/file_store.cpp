@@ -28,6 +28,8 @@ using core::Descriptor;
 
 constexpr std::size_t kPiece = std::size_t{1} << 20;
 constexpr std::size_t kMaxDepth = 64;
+// No database's folder has a name like that (core::folder_name).
+constexpr const char* kBuiltInFolder = "/.blobs";
 constexpr std::string_view kTemporarySuffix = ".tmp";
 
 [[noreturn]] void fail(int error, const std::string& what, const std::string& path) {
@@ -400,7 +402,7 @@ class FileStore : public BlobStore {
 std::unique_ptr<BlobStore> open_file_store(const net::Service& service) {
   const std::string path = service.option("directory");
   if (path.empty()) {
-    return std::make_unique<FileStore>(pg::settings::artifact_directory() + "/blobs", true);
+    return std::make_unique<FileStore>(pg::settings::artifact_directory() + kBuiltInFolder, true);
   }
   if (path.front() != '/') {
     throw core::Error(core::sqlstate::kInvalidParameterValue,
