@@ -252,12 +252,16 @@ SELECT raises(format('SET bacmr.request_id = %L', repeat('x', 300)), '22023', 'b
 SELECT raises($$SET bacmr.request_id = E'a\nb'$$, '22023', 'bacmr.request_id', '',
   'a request id with a line break');
 SELECT results_eq($$SELECT name::text, context::text FROM pg_settings WHERE name LIKE 'bacmr.%' ORDER BY 1$$,
-  $$VALUES ('bacmr.artifact_directory', 'sighup'), ('bacmr.databases', 'sighup'),
-    ('bacmr.expire_batch_size', 'sighup'), ('bacmr.expire_interval', 'sighup'),
-    ('bacmr.history_retention', 'sighup'), ('bacmr.log_format', 'superuser'),
+  $$VALUES ('bacmr.artifact_directory', 'sighup'), ('bacmr.blob_store', 'user'),
+    ('bacmr.breaker_cooldown', 'sighup'), ('bacmr.breaker_threshold', 'sighup'),
+    ('bacmr.databases', 'sighup'), ('bacmr.embedder', 'user'), ('bacmr.expire_batch_size', 'sighup'),
+    ('bacmr.expire_interval', 'sighup'), ('bacmr.export_keep', 'sighup'),
+    ('bacmr.export_keep_age', 'sighup'), ('bacmr.history_retention', 'sighup'),
+    ('bacmr.http_max_retries', 'sighup'), ('bacmr.http_timeout', 'sighup'),
+    ('bacmr.log_format', 'superuser'),
     ('bacmr.metrics_listen', 'sighup'), ('bacmr.metrics_max_series', 'postmaster'),
     ('bacmr.metrics_token_file', 'sighup'), ('bacmr.reconcile_memory', 'user'), ('bacmr.request_id', 'user'),
-    ('bacmr.worker_enabled', 'sighup')$$, 'every setting, and who may change it when');
+    ('bacmr.vector_store', 'user'), ('bacmr.worker_enabled', 'sighup')$$, 'every setting, and who may change it when');
 
 -- ---------------------------------------------------------------------------------------------
 -- The doctor: each finding appears, and vanishes once its own fix is applied
