@@ -8,7 +8,8 @@
 #   BENCH_RATE=1000   its offered load, transactions a second (default: as fast as it can)
 #   BENCH_BATCH_SIZE=1000   bacmr.expire_batch_size (b, d)
 #   BENCH_CALLS=2000000  recording calls (e)
-#   BENCH_PARTS=abcde  which parts
+#   BENCH_CHUNKS=500000  chunks to export (f)
+#   BENCH_PARTS=abcdef  which parts
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -21,13 +22,16 @@ BACKLOG=${BENCH_BACKLOG:-200000}
 RESERVATIONS=${BENCH_RESERVATIONS:-5000000}
 RUNS=${BENCH_RUNS:-5}
 CLIENTS=${BENCH_CLIENTS:-4}
-PARTS=${BENCH_PARTS:-abcde}
+PARTS=${BENCH_PARTS:-abcdef}
+CHUNKS=${BENCH_CHUNKS:-500000}
 CALLS=${BENCH_CALLS:-2000000}
 BATCH_SIZE=${BENCH_BATCH_SIZE:-1000}
 
 scripts/deps.sh build test
 # shellcheck source=scripts/cluster.sh
 . scripts/cluster.sh
+# shellcheck source=bench/exports.sh
+. bench/exports.sh
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
@@ -290,6 +294,7 @@ main() {
     if [[ $PARTS == *c* ]]; then tick; fi
     if [[ $PARTS == *d* ]]; then mixed; fi
     if [[ $PARTS == *e* ]]; then metrics; fi
+    if [[ $PARTS == *f* ]]; then exports; fi
     say '' && machine && say ''
     printf '%-56s %14s\n' 'measurement' "median of $RUNS"
     printf '%s\n' "${LINES_OUT[@]}"

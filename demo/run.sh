@@ -62,6 +62,11 @@ show() {
     show_statement "$1"
     table "$1"
 }
+# A command, or a query of one value.
+show_run() {
+    show_statement "$1"
+    quiet_psql -At -c "$1" | indent
+}
 table() { quiet_psql -P footer=off -P format=wrapped -P columns=96 -P null=- -c "$1" | indent; }
 
 # holds CLAIM QUERY: the query returns true, or the demo ends here.
@@ -346,8 +351,8 @@ cron_succeeds() {
         "SELECT count(*) FILTER (WHERE status = 'failed' AND return_message LIKE '%discrepanc%') > 0
                 AND count(*) FILTER (WHERE status = 'succeeded') > 0
          FROM cron.job_run_details"
-    say 'Back to every night:'
-    show 'SELECT * FROM bacmr_schedule(export => NULL)'
+    say 'Back to every night, and the export to every Sunday:'
+    show 'SELECT * FROM bacmr_schedule()'
 }
 
 farewell() {
@@ -366,7 +371,10 @@ farewell() {
 scripts/deps.sh build demo
 # shellcheck source=scripts/cluster.sh
 . scripts/cluster.sh
+# shellcheck source=demo/disaster.sh
+. demo/disaster.sh
 cluster_at_exit kill_application
+cluster_at_exit stop_s3
 
 main() {
     build
@@ -379,6 +387,8 @@ main() {
     repair
     worker
     invariant
+    export_and_prove
+    lose_and_recover
     cron_succeeds
     farewell
     printf '\n%sAll of it was true.%s %d s from the first line to this.\n' "$BOLD$GREEN" "$PLAIN" "$SECONDS"

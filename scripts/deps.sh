@@ -16,11 +16,11 @@ packages() {
         libzstd-dev zlib1g-dev nlohmann-json3-dev "postgresql-$PG" "postgresql-server-dev-$PG" ;;
     test) echo cmake perl "postgresql-$PG-cron" "postgresql-$PG-pgtap" \
         libtap-parser-sourcehandler-pgtap-perl libipc-run-perl libgtest-dev googletest nlohmann-json3-dev \
-        jq procps util-linux zstd "$(packages corpus)" "$(packages swift)" \
+        jq procps util-linux "$(packages corpus)" "$(packages swift)" \
         radosgw ceph-mon ceph-osd ceph-common ;;
     demo) echo "postgresql-$PG-cron" jq procps util-linux "$(packages corpus)" "$(packages swift)" ;;
     # Real text, and an S3 server.
-    corpus) echo debian-handbook python3 ;;
+    corpus) echo debian-handbook python3 zstd ;;
     swift) echo swift-proxy swift-account swift-container swift-object memcached ;;
     lint) echo cmake clang clang-format clang-tidy libgtest-dev googletest nlohmann-json3-dev perl shellcheck ;;
     *) die "unknown profile '$1' (known: build, demo, test, lint)" ;;

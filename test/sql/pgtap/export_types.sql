@@ -73,7 +73,8 @@ CREATE TABLE with_modifier (
   f float(10));
 INSERT INTO with_modifier VALUES
   ('ab', '{a,"é "}', '  x ', 1.5, 12345, '10110', '1', '01:02:03.456', '01:02:03.9+02', '2026-01-01 01:02:03.4567',
-   '2026-01-01 01:02:03.45+05', '1.239 s', '14 months', 0.1), (DEFAULT);
+   '2026-01-01 01:02:03.45+05', '1.239 s', '14 months', 0.1);
+INSERT INTO with_modifier DEFAULT VALUES;
 SELECT is_row_to_json('with_modifier', 'types with modifiers');
 
 -- A type whose owner has said what its JSON is
@@ -118,17 +119,9 @@ CREATE TABLE only_null (a pg_node_tree, b pg_ndistinct, c pg_dependencies, d pg_
 INSERT INTO only_null DEFAULT VALUES;
 SELECT is_row_to_json('only_null', 'types without input, NULL');
 
--- One byte of any value: what is not UTF-8 must not get into a file. (Up to PostgreSQL 15 the type
--- prints the byte itself.)
-CREATE TABLE high_byte AS SELECT (-61)::"char" AS c;
-CREATE FUNCTION export_is_utf8(relation regclass) RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-  RETURN convert_from(pg_read_binary_file((bacmr_export(relation)).path), 'UTF8') IS NOT NULL;
-EXCEPTION WHEN character_not_in_repertoire THEN
-  RETURN NOT EXISTS (SELECT FROM files() f WHERE f ~ 'high_byte.*manifest');
-END
-$$;
-SELECT ok(export_is_utf8('high_byte'), 'a "char" of no character is an error, or is written as characters');
+-- Bytes that are no characters of their own
+CREATE TABLE high_byte AS SELECT n::"char" AS c FROM generate_series(-128, 127) n;
+SELECT is_row_to_json('high_byte', 'all 256 values of a "char"');
 
 -- ---------------------------------------------------------------------------------------------
 -- Every kind of relation
@@ -207,7 +200,7 @@ SELECT is_row_to_json('temporary', 'a temporary table');
 CREATE UNLOGGED TABLE unlogged AS SELECT 1 AS id;
 SELECT is_row_to_json('unlogged', 'an unlogged table');
 CREATE SEQUENCE numbers;
-SELECT is_row_to_json('numbers', 'a sequence');
+SELECT is(pg_read_file((bacmr_export('numbers')).path), E'{"last_value":1,"log_cnt":0,"is_called":false}\n', 'a sequence');
 CREATE INDEX plain_index ON plain (t);
 SELECT raises($$SELECT bacmr_export('plain_index')$$, '42809', 'plain_index', '', 'an index');
 SELECT raises($$SELECT bacmr_export('user_type.changed')$$, '42809', 'changed', '', 'a composite type');
@@ -215,7 +208,7 @@ SELECT raises($$SELECT bacmr_export('user_type.changed')$$, '42809', 'changed', 
 -- Odd names
 CREATE SCHEMA "مخطط ""1""";
 CREATE TABLE "مخطط ""1"""."جدول عربي" ("العمود الأول" text, "say ""hi""" int, "back\slash" int, E int, "new
-line" int, "'" int, "{" int, "😀" int, "the row" int);
+line" int, "'" int, "{" int, "😀" int, "t" int);
 INSERT INTO "مخطط ""1"""."جدول عربي" VALUES ('مرحبا', 1, 2, 3, 4, 5, 6, 7, 8);
 SELECT is_row_to_json('"مخطط ""1"""."جدول عربي"', 'Arabic and quoted names');
 CREATE TABLE "a/b" (id int); INSERT INTO "a/b" VALUES (1);
@@ -232,14 +225,14 @@ SELECT set_eq($$SELECT substring(name_of(path) from '^(.*)_\d{8}_\d{6}(_\d+)?\.n
 SELECT repeat(' ', 62) || '.' AS long_name \gset
 CREATE TABLE :"long_name" (id int); INSERT INTO :"long_name" VALUES (1);
 SELECT is_row_to_json(format('%I', :'long_name')::regclass, 'a table with the longest name');
-SELECT ok(v.ok, 'whose file can be read again') FROM exported e, bacmr_verify_export(name_of(e.path)) v
-WHERE e.relation = format('%I', :'long_name')::regclass;
+SELECT lives_ok(format('SELECT bacmr_verify_export(%L)', name_of(path)), 'whose file can be read again')
+FROM exported WHERE relation = format('%I', :'long_name')::regclass;
 
 -- ---------------------------------------------------------------------------------------------
 -- Any settings: the same bytes
 -- ---------------------------------------------------------------------------------------------
 
-SET LOCAL TimeZone = 'Africa/Nouakchott';
+SET LOCAL TimeZone = 'Asia/Kathmandu';
 SET LOCAL DateStyle = 'German';
 SET LOCAL IntervalStyle = 'iso_8601';
 SET LOCAL bytea_output = 'escape';
@@ -261,24 +254,22 @@ BEGIN
 END
 $$;
 CREATE SCHEMA elsewhere;
-SET LOCAL search_path = elsewhere, every_type, public, pg_catalog;
-SELECT isnt('2026-01-31 00:00+00'::timestamptz::text || '1 day'::interval || 0.1::float4::float8,
-  '2026-01-31 00:00:00+001 day0.10000000149011612', 'settings that print otherwise');
+SET LOCAL search_path = elsewhere, every_type, public;
+SELECT is(concat('2026-01-31 12:00+00'::timestamptz, ' ', '1 day'::interval, ' ', '\\x00'::bytea, ' ', 0.1::float4::float8),
+  E'31.01.2026 17:45:00 +0545 P1D \\000 0.100000001490116', 'settings that print otherwise');
 SELECT is((bacmr_export(relation)).sha256, sha256, 'under other settings: type ' || type)
 FROM every_type."tables of types" JOIN exported USING (relation) ORDER BY type;
 SELECT is((bacmr_export(relation)).sha256, sha256, 'under other settings: ' || relation)
-FROM exported WHERE relation IN ('with_modifier'::regclass, 'long_value', 'plain', 'many_view', 'pg_type', 'pg_proc');
+FROM exported WHERE relation IN ('with_modifier'::regclass, 'long_value', 'plain', 'many_view', 'pg_proc');
 SET LOCAL standard_conforming_strings = on;
 SET LOCAL search_path = public;
 SET LOCAL DateStyle = 'ISO, DMY';
 
--- A view cannot change them for what comes after it.
+-- What a view sets ends with the export.
 CREATE VIEW that_sets AS SELECT n, set_config('TimeZone', 'Asia/Tokyo', false) AS zone,
   '2026-01-01 00:00+00'::timestamptz AS at FROM generate_series(1, 2) n;
-CREATE FUNCTION lines_of_view() RETURNS SETOF text LANGUAGE sql AS
-  $$SELECT string_to_table(rtrim(pg_read_file((bacmr_export('that_sets')).path), E'\n'), E'\n')$$;
-SELECT lines_of_view();
-SELECT is(current_setting('TimeZone'), 'Africa/Nouakchott', 'a view that changes a setting: only within the export');
+SELECT lives_ok($$SELECT bacmr_export('that_sets')$$, 'a view that changes a setting');
+SELECT is(current_setting('TimeZone'), 'Asia/Kathmandu', 'which holds no longer than the export');
 
 -- ---------------------------------------------------------------------------------------------
 -- Other programs
