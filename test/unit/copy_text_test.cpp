@@ -118,10 +118,10 @@ TEST(CopyArray, MayHaveDimensions) {
 }
 
 TEST(CopyArray, HasTheDelimiterOfItsType) {
-  EXPECT_EQ(read_back(R"(["(1,1),(0,0)","(2,2),(0,0)"])", array_of(kScalar, ';')),
-            R"({"(1,1),(0,0)";"(2,2),(0,0)"})");
-  EXPECT_EQ(read_back(R"([["(1,1),(0,0)"],[null]])", array_of(kScalar, ';')),
-            R"({{"(1,1),(0,0)"};{NULL}})");
+  EXPECT_EQ(read_back(R"~(["(1,1),(0,0)","(2,2),(0,0)"])~", array_of(kScalar, ';')),
+            R"~({"(1,1),(0,0)";"(2,2),(0,0)"})~");
+  EXPECT_EQ(read_back(R"~([["(1,1),(0,0)"],[null]])~", array_of(kScalar, ';')),
+            R"~({{"(1,1),(0,0)"};{NULL}})~");
 }
 
 TEST(CopyArray, OfJsonKeepsEachElementAsItIs) {
@@ -151,7 +151,7 @@ TEST(CopyComposite, TakesItsAttributesInTheirOrder) {
   EXPECT_EQ(read_back(R"({"b":2})", shape), R"((,"2",))") << "what is missing is NULL";
   EXPECT_EQ(read_back(R"({"a":null,"b":"","c":null})", shape), R"((,"",))");
   EXPECT_EQ(read_back("{}", shape), "(,,)");
-  EXPECT_EQ(read_back(R"({"a":"q\"b\\(,)","b":" ","c":"\n"})", shape),
+  EXPECT_EQ(read_back(R"~({"a":"q\"b\\(,)","b":" ","c":"\n"})~", shape),
             "(\"q\\\"b\\\\(,)\",\" \",\"\n\")");
   EXPECT_EQ(read_back("{}", composite({})), "()");
 }
@@ -171,8 +171,8 @@ TEST(CopyComposite, MayHoldAndBeHeld) {
   const ColumnShape inner = composite({{"x", kScalar}, {"y", array_of(kScalar)}});
   EXPECT_EQ(read_back(R"({"x":"a\"","y":["b\\"]})", inner), R"(("a\"","{\"b\\\\\"}"))");
   EXPECT_EQ(read_back(R"({"i":{"x":"a\"","y":[1]}})", composite({{"i", inner}})),
-            R"(("(\"a\\\"\",\"{\\\"1\\\"}\")"))");
-  EXPECT_EQ(read_back(R"([{"x":1,"y":null},null])", array_of(inner)), R"({"(\"1\",)",NULL})");
+            R"~(("(\"a\\\"\",\"{\\\"1\\\"}\")"))~");
+  EXPECT_EQ(read_back(R"([{"x":1,"y":null},null])", array_of(inner)), R"~({"(\"1\",)",NULL})~");
   EXPECT_EQ(read_back(R"({"j":{"k":"\n"}})", composite({{"j", kJson}})), R"(("{\"k\":\"\\n\"}"))");
 }
 
