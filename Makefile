@@ -57,6 +57,7 @@ help:
 	@echo '     test-unit | test-monitoring | test-sql | test-isolation | test-tap'
 	@echo 'make demo         a tour on a throwaway cluster (KEEP=1 leaves it running)'
 	@echo 'make bench        measurements on a throwaway cluster'
+	@echo 'make fuzz         what reads bytes from outside, on inputs that libFuzzer makes (FUZZ_SECONDS=60)'
 	@echo 'make lint         format, warnings of two compilers, clang-tidy, shellcheck, house rules'
 	@echo 'make format       rewrite the sources with clang-format'
 	@echo 'make clean        remove everything built'
@@ -75,10 +76,13 @@ demo:
 bench:
 	@bench/run.sh
 
+fuzz:
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh
+
 lint:
 	@scripts/lint.sh
 format:
 	@scripts/lint.sh --format
 
 # `test`, `demo` and `bench` are folders too.
-.PHONY: help deps test test-unit test-monitoring test-sql test-isolation test-tap demo bench lint format
+.PHONY: help deps test test-unit test-monitoring test-sql test-isolation test-tap demo bench fuzz lint format

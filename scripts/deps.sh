@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the packages that building, testing and checking need, through apt.
 #
-#   scripts/deps.sh [build] [demo] [test] [lint]      (build, test and lint without an argument)
+#   scripts/deps.sh [build] [demo] [test] [lint] [fuzz]      (build, test and lint without an argument)
 #
 # Asks the local package database first: where nothing is missing it prints nothing and needs
 # neither the network nor root. PG=17 picks another server version than 15.
@@ -23,7 +23,10 @@ packages() {
     corpus) echo debian-handbook python3 zstd ;;
     swift) echo swift-proxy swift-account swift-container swift-object memcached ;;
     lint) echo cmake clang clang-format clang-tidy libgtest-dev googletest nlohmann-json3-dev perl shellcheck ;;
-    *) die "unknown profile '$1' (known: build, demo, test, lint)" ;;
+    # libclang-rt: libFuzzer and the sanitizers of clang.
+    fuzz) echo cmake make clang libclang-rt-dev pkg-config libssl-dev libzstd-dev zlib1g-dev \
+        nlohmann-json3-dev ;;
+    *) die "unknown profile '$1' (known: build, demo, test, lint, fuzz)" ;;
     esac
 }
 

@@ -84,13 +84,14 @@ stage_tests() {
     PGXS_DIR=$(dirname "$("$PG_CONFIG" --pgxs)")/../..
     PGXS_DIR=$(cd "$PGXS_DIR" && pwd)
     as_pg mkdir "$STAGE" "$STAGE/totals"
-    tar -c --exclude='*.o' scripts/TapTotals.pm test expected monitoring |
+    tar -c --exclude='*.o' scripts/TapTotals.pm test expected monitoring docs |
         as_pg tar -x --no-same-owner -C "$STAGE"
     # pg_regress wants it below its input folder. (Not by a link in the checkout: archives and some
     # file systems do not keep those.)
     as_pg mv "$STAGE/expected" "$STAGE/test/expected"
     TEST_ENV=("PERL5LIB=$STAGE/scripts:$STAGE/test/tap/lib:$PGXS_DIR/src/test/perl"
-        "TAP_TOTALS=$STAGE/totals/tap" "BACMR_MONITORING=$STAGE/monitoring")
+        "TAP_TOTALS=$STAGE/totals/tap" "BACMR_MONITORING=$STAGE/monitoring"
+        "BACMR_DOCS=$STAGE/docs")
     TEST_LIB=
     if module_sources; then
         TEST_LIB=$STAGE/test/module/bacmr_test.so

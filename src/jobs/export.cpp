@@ -180,12 +180,15 @@ ExportRequest export_of_table(Oid relation) {
 
 Export::Export(const ExportRequest& request, const std::string& request_id)
     : request_(request), request_id_(request_id), folder_(folder_of(request)) {
-  if (request_.destination) {
+  folder_.sweep();
+  choose_file();
+}
+
+void Export::open_store() {
+  if (request_.destination && !store_) {
     store_ = providers::open_blob_store(
         net::load_service(net::ServiceKind::kBlobStore, *request_.destination), request_id_, http_);
   }
-  folder_.sweep();
-  choose_file();
 }
 
 void Export::choose_file() {
@@ -270,9 +273,7 @@ void Export::write() {
     manifest_.rows += static_cast<std::uint64_t>(batch->count);
     manifest_.ndjson_bytes += text.size();
     compressor->write(text, sink);
-    if (upload_) {
-      upload_->advance(writer_->written());
-    }
+    advance_upload();
   }
   compressor->finish(sink);
   namespaces.tell(manifest_);
@@ -286,6 +287,17 @@ void Export::write() {
                        .number("bytes", static_cast<std::int64_t>(manifest_.bytes))
                        .text("method", lines->method())
                        .str();
+}
+
+void Export::advance_upload() {
+  if (upload_) {
+    try {
+      upload_->advance(writer_->written());
+    } catch (const core::Error&) {
+      // The file comes first: upload() tries again, and says what is wrong.
+      upload_.reset();
+    }
+  }
 }
 
 void Export::publish() {
@@ -309,12 +321,17 @@ void Export::publish() {
 }
 
 void Export::upload() {
-  if (!store_) {
+  if (!request_.destination) {
     return;
   }
   const Clock::time_point start = Clock::now();
-  upload_->finish(manifest_.bytes);
-  upload_.reset();
+  open_store();
+  if (!upload_) {
+    upload_ = store_->upload(object_prefix() + file_, writer_->fd());
+  }
+  // Taken out first: one that has failed is of no more use.
+  const std::unique_ptr<providers::Upload> upload = std::move(upload_);
+  upload->finish(manifest_.bytes);
   store_->put(object_prefix() + core::manifest_name(file_), core::manifest_text(manifest_));
   upload_figures_ = core::JsonObject()
                         .raw("seconds", seconds_json(seconds_since(start)))
@@ -324,7 +341,7 @@ void Export::upload() {
 }
 
 std::string Export::remote_source() const {
-  return store_ ? *request_.destination + "/" + object_prefix() + file_ : "";
+  return request_.destination ? *request_.destination + "/" + object_prefix() + file_ : "";
 }
 
 std::string Export::url() const { return store_ ? store_->url(object_prefix() + file_) : ""; }
@@ -337,6 +354,7 @@ void Export::describe(core::JsonObject& detail) const {
   detail.text("relation", manifest_.relation)
       .text("file", file_)
       .text("path", path())
+      .text("local_source", local_source())
       .number("rows", static_cast<std::int64_t>(manifest_.rows))
       .number("bytes", static_cast<std::int64_t>(manifest_.bytes))
       .text("sha256", manifest_.sha256)

@@ -50,17 +50,21 @@ class Export {
   Export(const Export&) = delete;
   Export& operator=(const Export&) = delete;
 
+  // Opens the store of the destination; nothing without one. Before write(), parts are sent while
+  // the table is read.
+  void open_store();
   // Reads the table under the active snapshot, and publishes file and manifest. Needs an SPI
-  // connection.
+  // connection. That the store fails does not stop it.
   void write();
-  // Sends what of the upload is left, and the manifest; waits. Reads no table.
+  // Sends what is not there yet, and the manifest; waits. Reads no table. After an error it may be
+  // called again, and begins anew.
   void upload();
 
   const core::Manifest& manifest() const { return manifest_; }
   const std::string& file() const { return file_; }
   const core::ArtifactFolder& folder() const { return folder_; }
   std::string path() const { return folder_.path_of(file_); }
-  bool uploads() const { return store_ != nullptr; }
+  bool uploads() const { return request_.destination.has_value(); }
   // "<server>/<object>", as bacmr_import_chunks() takes it, and where the object lies; '' without a
   // destination.
   std::string remote_source() const;
@@ -70,7 +74,7 @@ class Export {
   const std::string& upload_figures() const { return upload_figures_; }
   // As ArtifactSource takes it.
   std::string local_source() const;
-  // nullptr without a destination.
+  // nullptr while none is open.
   providers::BlobStore* store() const { return store_.get(); }
   // What the book-keeping says of the export.
   void describe(core::JsonObject& detail) const;
@@ -78,8 +82,8 @@ class Export {
  private:
   void choose_file();
   void describe_server();
-  void count(const std::string& text);
   void publish();
+  void advance_upload();
 
   ExportRequest request_;
   std::string request_id_;

@@ -24,6 +24,7 @@ Datum export_function(const pg::Args& args, const pg::Extension& extension,
     const pg::Spi spi;
     run = start_function_run(extension, Job::kExport);
     Export exported(request, run.request_id);
+    exported.open_store();
     {
       const pg::ActiveSnapshot snapshot;
       exported.write();

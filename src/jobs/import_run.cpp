@@ -6,9 +6,19 @@
 #include "jobs/gauges.hpp"
 #include "jobs/job_run.hpp"
 #include "pg/log.hpp"
+#include "pg/spi.hpp"
 #include "sources/source.hpp"
 
 namespace jobs {
+namespace {
+
+// As the manifest names relations.
+std::string relation_name(Oid relation) {
+  pg::Spi spi;
+  return spi.query("SELECT $1::regclass::text", {pg::Param::oid(relation)}).text(0, 0);
+}
+
+}  // namespace
 
 ImportCounts run_import(const pg::Extension& extension, const ImportRequest& request,
                         std::int64_t run_id, const std::string& request_id) {
@@ -23,7 +33,8 @@ ImportCounts run_import(const pg::Extension& extension, const ImportRequest& req
   const auto number = [](std::uint64_t n) { return static_cast<std::int64_t>(n); };
   const std::string detail = core::JsonObject()
                                  .text("source", request.source)
-                                 .text("relation", source.manifest().relation)
+                                 .text("relation", relation_name(relation))
+                                 .text("exported", source.manifest().relation)
                                  .number("read", number(counts.read))
                                  .number("inserted", number(counts.inserted))
                                  .number("updated", number(counts.updated))

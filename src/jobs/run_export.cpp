@@ -124,6 +124,11 @@ class ScheduledExport {
     exported_.reset();
     request_ = make_request_();
     exported_.emplace(request_, run_.request_id());
+    // A store that is gone is no reason to be without an export: the step upload raises it.
+    if (const auto failure = attempt([this] { exported_->open_store(); });
+        failure && is_interrupt(*failure)) {
+      std::rethrow_exception(failure->error);
+    }
     const pg::ActiveSnapshot snapshot;
     exported_->write();
     local_.emplace(exported_->local_source(), run_.request_id());

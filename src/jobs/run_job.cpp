@@ -131,8 +131,8 @@ std::string source_of(const Arguments& arguments) {
   return *given;
 }
 
-ExportRequest export_request(const pg::Extension& extension, const Arguments& arguments) {
-  const Oid relation = relation_of(arguments);
+ExportRequest export_request(const pg::Extension& extension, Oid relation,
+                             const Arguments& arguments) {
   const auto space = find(arguments, "namespace");
   if (OidIsValid(relation) && space) {
     throw core::Error(core::sqlstate::kInvalidParameterValue,
@@ -271,6 +271,7 @@ void run_expire(pg::Spi& spi, const pg::Extension& extension, std::optional<std:
 struct Request {
   std::int64_t recheck_after_us = 0;
   std::optional<std::int64_t> max_reservations;
+  Oid exported = InvalidOid;  // InvalidOid: the chunks
   ImportRequest import;
   std::string source;
 };
@@ -286,6 +287,7 @@ Request check_arguments(Job job, const Arguments& arguments) {
       break;
     case Job::kExport:
       checked_compression(find(arguments, "compression"));
+      request.exported = relation_of(arguments);
       break;
     case Job::kImport:
       request.import = import_request(arguments);
@@ -304,7 +306,7 @@ Datum run_job(pg::Args args) {
   pg::require_commit_allowed(args.fcinfo(), "bacmr_run_job");
   const Job job = parse_job(args.text(0, "job"));
   const Arguments arguments = parse_arguments(job, args.json(1).value_or("{}"));
-  Request request = check_arguments(job, arguments);
+  const Request request = check_arguments(job, arguments);
   pg::Spi spi(pg::Spi::Commit::kAllowed);
   const pg::Extension extension = pg::require_extension();
   std::optional<std::string> paused;
@@ -328,7 +330,8 @@ Datum run_job(pg::Args args) {
       run_expire(spi, extension, request.max_reservations);
       break;
     case Job::kExport:
-      run_export(spi, extension, [&] { return export_request(extension, arguments); });
+      run_export(spi, extension,
+                 [&] { return export_request(extension, request.exported, arguments); });
       break;
     case Job::kImport:
       run_import_job(spi, extension, request.import);

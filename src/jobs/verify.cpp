@@ -6,6 +6,7 @@
 #include "core/json.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
+#include "sources/source.hpp"
 
 namespace jobs {
 
@@ -31,13 +32,18 @@ RunResult verify_result(const ArtifactSource& source, const std::optional<std::s
 }
 
 std::string latest_export(const pg::Extension& extension) {
+  const sources::Sources all = sources::Sources::load(extension);
+  const sources::Source* chunks = all.find("chunks");
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
-  const pg::Rows rows =
-      spi.query("SELECT coalesce(detail->>'source', detail->>'file') FROM " +
-                extension.object("bacmr_job_run") +
-                " WHERE job = 'export' AND status = 'succeeded' AND detail ? 'file'"
-                " ORDER BY run_id DESC LIMIT 1");
+  // Of the chunks, where there is one; else of whatever was exported last.
+  const pg::Rows rows = spi.query(
+      "SELECT coalesce(detail->>'source', detail->>'local_source') FROM " +
+          extension.object("bacmr_job_run") +
+          " WHERE job = 'export' AND status = 'succeeded' AND detail ? 'local_source'"
+          " ORDER BY detail->>'relation' IS NOT DISTINCT FROM $1::oid::regclass::text DESC,"
+          " run_id DESC LIMIT 1",
+      {pg::Param::oid(chunks != nullptr ? chunks->oid : InvalidOid)});
   if (rows.empty()) {
     throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
                       "there is no export to restore", {},

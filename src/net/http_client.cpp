@@ -3,15 +3,15 @@
 #include <algorithm>
 #include <ctime>
 #include <map>
-#include <new>
 #include <utility>
-#include <vector>
 
 #include "core/backoff.hpp"
 #include "core/error.hpp"
 #include "core/http_retry.hpp"
-#include "net/breakers.hpp"
+#include "core/rate_limit.hpp"
 #include "net/curl_transfer.hpp"
+#include "net/http_loop_impl.hpp"
+#include "net/permit.hpp"
 #include "pg/guard.hpp"
 #include "pg/settings.hpp"
 
@@ -25,7 +25,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr milliseconds kLongestPoll{100};
 constexpr milliseconds kLongestDelay{30'000};       // that we choose
 constexpr milliseconds kLongestRetryAfter{60'000};  // that a server asks for
 constexpr std::chrono::seconds kLongestConnect{20};
@@ -33,62 +32,13 @@ constexpr milliseconds kLeastThrottle{1000};  // that counts against the patienc
 
 std::uint32_t random_bits() { return pg_prng_uint32(&pg_global_prng_state); }
 
+core::RateLimit::Time in_ms(Clock::time_point time) {
+  return std::chrono::duration_cast<core::RateLimit::Time>(time.time_since_epoch());
+}
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-// After the fork, and only in a process that needs it.
-void initialize_curl() {
-  static bool done = false;
-  if (!done) {
-    const SignalsBlocked blocked;
-    if (const CURLcode code = curl_global_init(CURL_GLOBAL_DEFAULT); code != CURLE_OK) {
-      throw core::Error(core::sqlstate::kInternalError,
-                        std::string("libcurl cannot start: ") + curl_easy_strerror(code));
-    }
-    done = true;
-  }
-}
-
-struct MultiCleanup {
-  void operator()(CURLM* multi) const noexcept {
-    const SignalsBlocked blocked;
-    curl_multi_cleanup(multi);
-  }
-};
-
-// The breaker's leave for one request. Unless an outcome is reported, it ends without one.
-class Permit {
- public:
-  Permit() = default;
-  Permit(const std::string& service, BreakerPermit permit) : service_(&service), permit_(permit) {}
-  Permit(Permit&& other) noexcept
-      : service_(std::exchange(other.service_, nullptr)), permit_(other.permit_) {}
-  Permit& operator=(Permit&& other) noexcept {
-    std::swap(service_, other.service_);
-    std::swap(permit_, other.permit_);
-    return *this;
-  }
-  ~Permit() {
-    if (service_ != nullptr) {
-      report_abandoned(*service_, permit_);
-    }
-  }
-  void succeeded() noexcept {
-    if (const auto* service = std::exchange(service_, nullptr)) {
-      report_success(*service, permit_);
-    }
-  }
-  void failed() noexcept {
-    if (const auto* service = std::exchange(service_, nullptr)) {
-      report_failure(*service, permit_);
-    }
-  }
-
- private:
-  const std::string* service_ = nullptr;
-  BreakerPermit permit_;
-};
 
 struct Call {
   explicit Call(HttpCall&& spec_, milliseconds first_delay)
@@ -160,15 +110,16 @@ Verdict judge_by_status(const HttpReply& reply) {
   return Verdict::kFail;
 }
 
-class HttpClient::Impl {
+class HttpClient::Impl final : public LoopMember {
  public:
-  Impl(HttpOptions options, HttpObserver& observer)
-      : options_(std::move(options)), observer_(observer) {
-    initialize_curl();
-    multi_.reset(curl_multi_init());
-    if (multi_ == nullptr) {
-      throw std::bad_alloc();
-    }
+  // Without `loop`: with one of its own.
+  Impl(HttpOptions options, HttpObserver& observer, HttpLoop* loop)
+      : options_(std::move(options)),
+        observer_(observer),
+        own_loop_(loop == nullptr ? std::make_unique<HttpLoop>() : nullptr),
+        loop_(loop == nullptr ? own_loop_->impl() : loop->impl()),
+        rate_(options_.requests_per_minute, options_.tokens_per_minute) {
+    loop_.join(*this);
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -176,6 +127,7 @@ class HttpClient::Impl {
     while (!calls_.empty()) {
       cancel(calls_.begin()->first);
     }
+    loop_.leave(*this);
   }
 
   Id start(HttpCall&& spec) {
@@ -185,12 +137,7 @@ class HttpClient::Impl {
     return id;
   }
 
-  void pump() {
-    start_due();
-    perform();
-    deliver();
-    collect();
-  }
+  void pump() { loop_.pump(); }
 
   template <class Condition>
   void wait_until(Condition condition) {
@@ -202,7 +149,7 @@ class HttpClient::Impl {
       if (options_.interruptible) {
         pg::check_for_interrupts();
       }
-      poll();
+      loop_.poll(HttpLoop::Impl::kLongestPoll);
     }
   }
 
@@ -236,6 +183,57 @@ class HttpClient::Impl {
     calls_.erase(found);
   }
 
+  void start_due() override {
+    const auto now = Clock::now();
+    for (auto& [id, call] : calls_) {
+      if (call.done || call.transfer != nullptr || call.due > now) {
+        continue;
+      }
+      // First come, first served: else the small ones would keep a large one waiting.
+      const auto wait = rate_.wait(call.spec.tokens, in_ms(now));
+      if (wait > milliseconds(0)) {
+        not_before_ = now + wait;
+        return;
+      }
+      start_attempt(call);
+    }
+  }
+
+  // Feeds the sinks, outside of libcurl: they may do as they like.
+  void deliver() override {
+    for (auto& [id, call] : calls_) {
+      if (call.transfer == nullptr || !call.transfer->streams()) {
+        continue;
+      }
+      const std::string received = call.transfer->take_received();
+      if (!received.empty() && call.spec.sink(call.transfer->reply(), received)) {
+        call.progressed = true;
+      }
+    }
+  }
+
+  bool end(CURL* easy, CURLcode code) override {
+    const auto found = std::find_if(calls_.begin(), calls_.end(), [&](const auto& each) {
+      return each.second.transfer != nullptr && each.second.transfer->handle() == easy;
+    });
+    if (found == calls_.end()) {
+      return false;
+    }
+    end_attempt(found->second, code);
+    return true;
+  }
+
+  std::optional<Clock::time_point> next_due() const override {
+    std::optional<Clock::time_point> next;
+    for (const auto& [id, call] : calls_) {
+      if (!call.done && call.transfer == nullptr) {
+        const auto due = std::max(call.due, not_before_);
+        next = next ? std::min(*next, due) : due;
+      }
+    }
+    return next;
+  }
+
  private:
   std::chrono::seconds timeout_of(const HttpCall& spec) const {
     const auto timeout =
@@ -263,15 +261,6 @@ class HttpClient::Impl {
     return limits;
   }
 
-  void start_due() {
-    const auto now = Clock::now();
-    for (auto& [id, call] : calls_) {
-      if (!call.done && call.transfer == nullptr && call.due <= now) {
-        start_attempt(call);
-      }
-    }
-  }
-
   void start_attempt(Call& call) {
     HttpRequest request = call.spec.make();
     const BreakerPermit permit = admit(options_.service);
@@ -281,9 +270,10 @@ class HttpClient::Impl {
       call.reply.problem = call.attempts > 0 ? describe(call.reply) : "it has failed repeatedly";
       call.reply.failure = HttpReply::Failure::kRefused;
       call.reply.wait = milliseconds(permit.wait);
-      call.done = true;
+      finish(call);
       return;
     }
+    rate_.take(call.spec.tokens, in_ms(Clock::now()));
     call.permit = Permit(options_.service, permit);
     if (call.attempts > 0) {
       observer_.retry(options_.service);
@@ -292,50 +282,14 @@ class HttpClient::Impl {
     call.progressed = false;
     const TransferLimits limits = limits_of(call, request);
     call.attempt_started = Clock::now();
-    call.transfer = std::make_unique<CurlTransfer>(multi_.get(), std::move(request), kUserAgent,
+    call.transfer = std::make_unique<CurlTransfer>(loop_.multi(), std::move(request), kUserAgent,
                                                    options_.request_id, options_.ca_file, limits);
-  }
-
-  void perform() {
-    int running = 0;
-    const SignalsBlocked blocked;
-    check(curl_multi_perform(multi_.get(), &running));
-  }
-
-  // Feeds the sinks, outside of libcurl: they may do as they like.
-  void deliver() {
-    for (auto& [id, call] : calls_) {
-      if (call.transfer == nullptr || !call.transfer->streams()) {
-        continue;
-      }
-      const std::string received = call.transfer->take_received();
-      if (!received.empty() && call.spec.sink(call.transfer->reply(), received)) {
-        call.progressed = true;
-      }
-    }
-  }
-
-  void collect() {
-    std::vector<std::pair<CURL*, CURLcode>> ended;
-    int left = 0;
-    while (const CURLMsg* message = curl_multi_info_read(multi_.get(), &left)) {
-      if (message->msg == CURLMSG_DONE) {
-        ended.emplace_back(message->easy_handle, message->data.result);
-      }
-    }
-    for (const auto& [easy, code] : ended) {
-      for (auto& [id, call] : calls_) {
-        if (call.transfer != nullptr && call.transfer->handle() == easy) {
-          end_attempt(call, code);
-          break;
-        }
-      }
-    }
   }
 
   void end_attempt(Call& call, CURLcode code) {
     HttpReply reply = call.transfer->finish(code);
     call.transfer.reset();
+    hear_limits(reply);
     observer_.request(options_.service, outcome_of(reply), seconds_since(call.attempt_started));
     const Verdict verdict = judge(call, reply);
     reply.attempts = call.attempts;
@@ -343,10 +297,25 @@ class HttpClient::Impl {
     settle(call, reply, verdict);
     call.reply = std::move(reply);
     if (verdict == Verdict::kDone || verdict == Verdict::kFail) {
-      call.done = true;
+      finish(call);
     } else {
       schedule_retry(call, verdict);
     }
+  }
+
+  void finish(Call& call) {
+    call.done = true;
+    loop_.note_end();
+  }
+
+  void hear_limits(const HttpReply& reply) {
+    const auto now = in_ms(Clock::now());
+    rate_.hear_requests(reply.header("x-ratelimit-limit-requests"),
+                        reply.header("x-ratelimit-remaining-requests"),
+                        reply.header("x-ratelimit-reset-requests"), now);
+    rate_.hear_tokens(reply.header("x-ratelimit-limit-tokens"),
+                      reply.header("x-ratelimit-remaining-tokens"),
+                      reply.header("x-ratelimit-reset-tokens"), now);
   }
 
   void settle(Call& call, const HttpReply& reply, Verdict verdict) {
@@ -373,20 +342,24 @@ class HttpClient::Impl {
       // Spread a little, so that those who were told the same do not all come back at once.
       delay = std::min(*asked, kLongestRetryAfter) + milliseconds(random_bits() % 100);
     }
+    bool enough = false;
     if (verdict == Verdict::kThrottled) {
       call.throttled += std::max(delay, kLeastThrottle);
-      call.done = call.throttled > options_.throttle_patience;
+      enough = call.throttled > options_.throttle_patience;
+      rate_.hold(in_ms(now + delay));
     } else {
       const int allowed = call.spec.max_retries.value_or(
           options_.max_retries.value_or(pg::settings::http_max_retries()));
-      call.done = call.retries >= allowed;
+      enough = call.retries >= allowed;
       ++call.retries;
       if (breaker_state(options_.service) == core::CircuitBreaker::State::kOpen) {
         delay = milliseconds(0);  // to be refused at once
       }
     }
     call.due = now + delay;
-    call.done = call.done || (call.spec.deadline && call.due > call.started + *call.spec.deadline);
+    if (enough || (call.spec.deadline && call.due > call.started + *call.spec.deadline)) {
+      finish(call);
+    }
   }
 
   void report_breaker() {
@@ -399,41 +372,23 @@ class HttpClient::Impl {
     }
   }
 
-  void poll() {
-    const auto now = Clock::now();
-    milliseconds wait = kLongestPoll;
-    for (const auto& [id, call] : calls_) {
-      if (!call.done && call.transfer == nullptr) {
-        const auto until = std::chrono::ceil<milliseconds>(call.due - now);
-        wait = std::clamp(until, milliseconds(0), wait);
-      }
-    }
-    // Signals stay deliverable: they end the wait.
-    check(curl_multi_poll(multi_.get(), nullptr, 0, static_cast<int>(wait.count()), nullptr));
-  }
-
-  static void check(CURLMcode code) {
-    if (code == CURLM_OUT_OF_MEMORY) {
-      throw std::bad_alloc();
-    }
-    if (code != CURLM_OK) {
-      throw core::Error(core::sqlstate::kInternalError,
-                        std::string("libcurl failed: ") + curl_multi_strerror(code));
-    }
-  }
-
   static constexpr const char* kUserAgent = "bacmr_ops/" BACMR_OPS_VERSION;
 
   HttpOptions options_;
   HttpObserver& observer_;
-  std::unique_ptr<CURLM, MultiCleanup> multi_;
+  std::unique_ptr<HttpLoop> own_loop_;
+  HttpLoop::Impl& loop_;
+  core::RateLimit rate_;
+  Clock::time_point not_before_;  // no attempt, by the rate limit
   std::map<Id, Call> calls_;
   Id last_id_ = 0;
   std::optional<BreakerState> reported_;
 };
 
 HttpClient::HttpClient(HttpOptions options, HttpObserver& observer)
-    : impl_(std::make_unique<Impl>(std::move(options), observer)) {}
+    : impl_(std::make_unique<Impl>(std::move(options), observer, nullptr)) {}
+HttpClient::HttpClient(HttpOptions options, HttpObserver& observer, HttpLoop& loop)
+    : impl_(std::make_unique<Impl>(std::move(options), observer, &loop)) {}
 HttpClient::~HttpClient() = default;
 
 HttpClient::Id HttpClient::start(HttpCall call) { return impl_->start(std::move(call)); }

@@ -23,6 +23,7 @@
 #include <string>
 #include <string_view>
 
+#include "net/http_loop.hpp"
 #include "net/http_message.hpp"
 #include "net/http_observer.hpp"
 
@@ -37,6 +38,10 @@ struct HttpOptions {
   // How long a call bears being told to come back later (429): that counts neither as an attempt
   // nor against the service.
   std::chrono::milliseconds throttle_patience{120'000};
+  // Limits that its requests keep within, spread evenly; 0: none. What a service says in its
+  // x-ratelimit-… headers is kept to as well.
+  double requests_per_minute = 0;
+  double tokens_per_minute = 0;
   std::chrono::milliseconds first_delay{500};  // before the first retry; the next ones double it
   // False: waits run to their end (the calls' deadlines bound them). For cleaning up.
   bool interruptible = true;
@@ -67,6 +72,7 @@ struct HttpCall {
   // Of all attempts together.
   std::optional<std::chrono::milliseconds> deadline;
   std::optional<int> max_retries;  // otherwise the client's
+  double tokens = 0;               // that one attempt takes of tokens_per_minute
 };
 
 // The verdict by the status alone: 2xx is done, the rest as core::classify_status has it.
@@ -78,6 +84,9 @@ class HttpClient {
 
   // `observer` outlives the client.
   HttpClient(HttpOptions options, HttpObserver& observer);
+  // One that shares `loop`, which outlives it, with others: whoever pumps or waits moves all on,
+  // and a hook that throws does so there.
+  HttpClient(HttpOptions options, HttpObserver& observer, HttpLoop& loop);
   HttpClient(const HttpClient&) = delete;
   HttpClient& operator=(const HttpClient&) = delete;
   // Cancels what is under way.

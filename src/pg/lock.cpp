@@ -12,8 +12,9 @@ namespace {
 
 // The last field of the tag (objsubid in pg_locks), which the server's own locks on objects leave
 // at 0; the view bacmr_status knows these numbers.
-constexpr std::uint16_t kJob = 16970;  // "BJ"
-constexpr std::uint16_t kRun = 16978;  // "BR"
+constexpr std::uint16_t kJob = 16970;      // "BJ"
+constexpr std::uint16_t kRun = 16978;      // "BR"
+constexpr std::uint16_t kReindex = 16984;  // "BX"
 
 LOCKTAG make_tag(std::uint16_t kind, std::uint64_t number) {
   LOCKTAG tag;
@@ -27,6 +28,10 @@ LOCKTAG make_tag(std::uint16_t kind, std::uint64_t number) {
 JobLock JobLock::for_job(std::uint32_t job) { return {kJob, job}; }
 
 JobLock JobLock::for_run(std::int64_t run_id) { return {kRun, static_cast<std::uint64_t>(run_id)}; }
+
+JobLock JobLock::for_reindex(std::int64_t job_id) {
+  return {kReindex, static_cast<std::uint64_t>(job_id)};
+}
 
 bool JobLock::try_acquire(LockSpan span) const {
   return call([&] {

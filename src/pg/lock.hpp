@@ -18,6 +18,8 @@ class JobLock {
   static JobLock for_job(std::uint32_t job);
   // One lock a run and database: held while the run's process lives.
   static JobLock for_run(std::int64_t run_id);
+  // One lock a reindex job: held by the one process that works on it.
+  static JobLock for_reindex(std::int64_t job_id);
 
   // Never waits. With kSession, pair it with release().
   bool try_acquire(LockSpan span) const;

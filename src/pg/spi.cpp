@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "pg/real_array.hpp"
 
 extern "C" {
 #include "catalog/pg_type.h"
@@ -133,6 +134,10 @@ Param Param::text_array(const std::vector<std::optional<std::string>>& values) {
                                               TYPALIGN_INT));
   });
   return {TEXTARRAYOID, array, false};
+}
+
+Param Param::real_array(const std::vector<float>& values) {
+  return {FLOAT4ARRAYOID, make_real_array(values), false};
 }
 
 Rows::~Rows() {

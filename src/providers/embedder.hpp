@@ -1,13 +1,13 @@
 // What turns texts into vectors: one small interface, a file for each implementation
 // (openai_embedder.cpp, local_embedder.cpp), and the list of them in embedder.cpp.
 //
-// Work is asynchronous, so that several batches can be in flight on one thread: start() hands it over,
-// pump() moves everything on without waiting, take() fetches what is done. A provider splits a batch as
-// its service demands (count, tokens, bytes), halves it where the service calls it too large, and fails
-// one bad text alone. Secrets never appear in an error.
+// Work is asynchronous, so that several batches can be in flight on one thread: start() hands it
+// over, pump() moves everything on without waiting, take() fetches what is done. A provider splits
+// a batch as its service demands (count, tokens, bytes), halves it where the service calls it too
+// large, and fails one bad text alone. Secrets never appear in an error.
 #pragma once
 
-#include "net/http_client.hpp"
+#include "net/http_loop.hpp"
 #include "net/http_observer.hpp"
 #include "net/service.hpp"
 
@@ -17,27 +17,13 @@
 #include <string>
 #include <vector>
 
+#include "providers/batch_result.hpp"
+
 namespace providers {
 
-using Ticket = std::uint64_t;
-
-// What a service said in the end, after its retries: for the book-keeping, and to be raised.
-struct ServiceFailure {
-  std::string sqlstate;  // 08006 connection or retries used up, 28000 key refused, 53400 quota spent, …
-  std::string message;
-  std::string hint;
-  // False where trying again later is of no use: a key that was revoked, a quota that is spent.
-  bool may_pass = true;
-};
-
-// One text that the service refuses, whatever it is sent together with.
-struct Refusal {
-  std::size_t index = 0;
-  std::string reason;
-};
-
 struct EmbedResult {
-  // In the order of the texts; empty for those that were refused, and all where `failure` is set.
+  // In the order of the texts; empty for those that were refused. Where `failure` is set, those
+  // that came before it, which have been paid for; the others are empty.
   std::vector<std::vector<float>> vectors;
   std::uint64_t tokens = 0;  // that the service counted, whatever failed later
   std::vector<Refusal> refused;
@@ -57,6 +43,7 @@ class Embedder {
   // Of the server's option price_per_million_tokens; 0 where it has none.
   virtual double price_per_million_tokens() const = 0;
 
+  // The texts are UTF-8.
   virtual Ticket start(std::vector<std::string> texts) = 0;
   virtual void pump() = 0;
   virtual bool done(Ticket ticket) const = 0;
@@ -64,8 +51,8 @@ class Embedder {
   virtual void cancel(Ticket ticket) noexcept = 0;
 };
 
-// `loop`: what the caller waits on, shared by the providers of one job. `model`: '' for the server's
-// own. `request_id` is sent along as X-Request-ID.
+// `loop`: what the caller waits on, shared by the providers of one job. `model`: '' for the
+// server's own. `request_id` is sent along as X-Request-ID.
 std::unique_ptr<Embedder> open_embedder(const net::Service& service, const std::string& model,
                                         const std::string& request_id, net::HttpLoop& loop,
                                         net::HttpObserver& observer);

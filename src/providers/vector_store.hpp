@@ -2,7 +2,9 @@
 // postgres_store.cpp), and the list of them in vector_store.cpp. Tickets as in embedder.hpp.
 #pragma once
 
-#include "providers/embedder.hpp"
+#include "net/http_loop.hpp"
+#include "net/http_observer.hpp"
+#include "net/service.hpp"
 
 #include <cstdint>
 #include <functional>
@@ -11,6 +13,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "providers/batch_result.hpp"
 
 namespace providers {
 
@@ -44,7 +48,9 @@ class VectorStore {
   virtual std::optional<std::string> refusal(const std::string& id,
                                              const std::string& metadata) const = 0;
 
-  // Done when the store has acknowledged all of them. Replaces what has the same id.
+  // Done when the store has acknowledged all of them. Replaces what has the same id; no id may
+  // occur twice. A store that is a table writes at once, in the current transaction, and throws
+  // what SQL throws.
   virtual Ticket upsert(const std::string& space, std::vector<VectorRecord> records) = 0;
   virtual Ticket remove(const std::string& space, std::vector<std::string> ids) = 0;
   virtual void pump() = 0;
@@ -54,6 +60,10 @@ class VectorStore {
 
   // These wait, and throw core::Error for what fails for good.
   virtual std::uint64_t count(const std::string& space) = 0;  // may lag behind
+  // Whether all that this object has written to the namespace can be seen by now, as far as its
+  // replies tell. Nothing where they do not, or where it has written nothing. Ask after count(),
+  // list() or fetch(), which bring the news.
+  virtual std::optional<bool> caught_up(const std::string& space) const = 0;
   // All ids of the namespace, in no order.
   virtual void list(const std::string& space,
                     const std::function<void(const std::string& id)>& each) = 0;

@@ -45,9 +45,8 @@ const std::vector<ColumnShape>& shapes() {
   static const std::vector<ColumnShape> all = [] {
     const ColumnShape scalar = shape_of(Kind::kScalar);
     const ColumnShape plain_json = shape_of(Kind::kJson);
-    const ColumnShape row = shape_of(Kind::kComposite,
-                                     {scalar, shape_of(Kind::kArray, {scalar}), plain_json},
-                                     {"a", "b", "c"});
+    const ColumnShape row = shape_of(
+        Kind::kComposite, {scalar, shape_of(Kind::kArray, {scalar}), plain_json}, {"a", "b", "c"});
     return std::vector<ColumnShape>{scalar,
                                     plain_json,
                                     shape_of(Kind::kVector),
@@ -174,7 +173,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
   } catch (const core::Error& e) {
     const std::string_view code = e.sqlstate();
-    require(code == core::sqlstate::kBadFileFormat || code == core::sqlstate::kProgramLimitExceeded);
+    require(code == core::sqlstate::kBadFileFormat ||
+            code == core::sqlstate::kProgramLimitExceeded);
     return 0;
   }
   require(reader.bytes() == bytes.size() && reader.sha256() == core::sha256_hex(bytes));

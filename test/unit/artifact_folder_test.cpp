@@ -74,8 +74,8 @@ TEST(PlainFileName, IsVisibleAndWithoutAPath) {
   for (const std::string& name :
        {std::string(), std::string("."), std::string(".."), std::string(".hidden"),
         std::string("a/b"), std::string("/a"), std::string("a/"), std::string("a\\b"),
-        std::string("a\nb"), std::string("\x1B[31m"), std::string("a\x7F"),
-        std::string("a\0b", 3), std::string(201, 'x')}) {
+        std::string("a\nb"), std::string("\x1B[31m"), std::string("a\x7F"), std::string("a\0b", 3),
+        std::string(201, 'x')}) {
     EXPECT_FALSE(core::is_plain_file_name(name)) << name;
   }
 }
@@ -293,20 +293,22 @@ TEST_F(Sweep, LeavesTheFilesOfAWriterThatLives) {
 
   int go[2];
   int ready[2];
-  ASSERT_EQ(::pipe(go), 0);
-  ASSERT_EQ(::pipe(ready), 0);
-  const auto wait_for = [](const int (&ends)[2]) {
+  ASSERT_EQ(::pipe2(go, O_CLOEXEC), 0);
+  ASSERT_EQ(::pipe2(ready, O_CLOEXEC), 0);
+  // False where the other process has ended.
+  const auto wait_for = [](int end) {
     char byte = 0;
-    return ::read(ends[0], &byte, 1) == 1;
+    return ::read(end, &byte, 1) == 1;
   };
-  const auto signal = [](const int (&ends)[2]) { return ::write(ends[1], "x", 1) == 1; };
+  const auto signal = [](int end) { return ::write(end, "x", 1) == 1; };
   const pid_t child = test::start_child([&] {
+    ::close(go[1]);
     const ArtifactFolder same = make();
     ArtifactWriter other(same, "y.ndjson");
     other.write("{\"id\":2}\n");
     other.finish();
     other.publish("y.ndjson");
-    if (!signal(ready) || !wait_for(go)) {
+    if (!signal(ready[1]) || !wait_for(go[0])) {
       ::_exit(2);
     }
     ArtifactWriter manifest(same, core::manifest_name("y.ndjson"));
@@ -315,15 +317,15 @@ TEST_F(Sweep, LeavesTheFilesOfAWriterThatLives) {
       ::_exit(3);
     }
   });
-  ASSERT_TRUE(wait_for(ready));
+  ::close(go[0]);
+  ::close(ready[1]);
+  EXPECT_TRUE(wait_for(ready[0]));
   EXPECT_EQ(folder.sweep(), 0) << "of another process, published and waiting for its manifest";
   EXPECT_TRUE(folder.exists("y.ndjson"));
-  EXPECT_TRUE(signal(go));
+  EXPECT_TRUE(signal(go[1]));
   EXPECT_EQ(test::status_of(child), 0);
-  for (const auto& ends : {go, ready}) {
-    ::close(ends[0]);
-    ::close(ends[1]);
-  }
+  ::close(go[1]);
+  ::close(ready[0]);
   writer.finish();
   EXPECT_TRUE(writer.publish(kFile));
   EXPECT_EQ(content_of(inside("y.ndjson")), "{\"id\":2}\n");
@@ -332,9 +334,10 @@ TEST_F(Sweep, LeavesTheFilesOfAWriterThatLives) {
 // Between the creation of a hidden file and its lock a sweep may come.
 TEST_F(Sweep, ThatComesAtAnyMomentTakesNothingFromAWriter) {
   const ArtifactFolder folder = make();
+  const pid_t parent = ::getpid();
   const pid_t sweeper = test::start_child([&] {
     const ArtifactFolder same = make();
-    while (!same.exists("stop")) {
+    while (!same.exists("stop") && ::getppid() == parent) {
       same.sweep();
     }
   });

@@ -112,8 +112,8 @@ TEST(ArtifactReaderLines, OfSmallFiles) {
 
 TEST(ArtifactReaderLines, OfAnyLengthAcrossTheBordersOfPieces) {
   constexpr std::size_t kPiece = std::size_t{256} << 10;
-  for (const std::size_t first : {kPiece - 2, kPiece - 1, kPiece, kPiece + 1, 2 * kPiece - 1,
-                                  2 * kPiece, 5 * kPiece + 3}) {
+  for (const std::size_t first :
+       {kPiece - 2, kPiece - 1, kPiece, kPiece + 1, 2 * kPiece - 1, 2 * kPiece, 5 * kPiece + 3}) {
     for (const char* rest : {"", "\n", "\nb", "\nb\n", "\n\n"}) {
       expect_read(std::string(first, 'a') + rest);
     }
@@ -163,8 +163,7 @@ TEST(ArtifactReaderLimits, RefuseMoreThanTheManifestStates) {
 }
 
 TEST(ArtifactReaderLimits, StopABombEarly) {
-  const std::string bomb =
-      compressed_letters(Compression::kZstd, std::size_t{2} << 30, "");
+  const std::string bomb = compressed_letters(Compression::kZstd, std::size_t{2} << 30, "");
   ASSERT_LT(bomb.size(), std::size_t{1} << 20);
   ArtifactReader reader = reader_of(bomb, Compression::kZstd, 1000);
   EXPECT_STREQ(error_of([&] { lines_of(reader); }).sqlstate(), "54000");
@@ -175,9 +174,8 @@ TEST(ArtifactReaderLimits, RefuseALineThatIsTooLong) {
   const std::string end = "\n";
   for (const Compression compression : {Compression::kGzip, Compression::kZstd}) {
     // Two good lines before it, for the number: gzip members and zstd frames may follow each other.
-    const std::string bytes =
-        compressed(compression, "a\nb\n") +
-        compressed_letters(compression, std::size_t{1} << 30, end);
+    const std::string bytes = compressed(compression, "a\nb\n") +
+                              compressed_letters(compression, std::size_t{1} << 30, end);
     ArtifactReader reader = reader_of(bytes, compression);
     const core::Error error = error_of([&] { lines_of(reader); });
     EXPECT_STREQ(error.sqlstate(), "54000");
@@ -190,9 +188,9 @@ TEST(ArtifactReaderLimits, RefuseALineThatIsTooLong) {
 }
 
 TEST(ArtifactReaderLimits, AllowALineOfExactlyTheLimit) {
-  ArtifactReader reader = reader_of(
-      compressed_letters(Compression::kZstd, core::ndjson::kMaxLineBytes, "\n{}\n"),
-      Compression::kZstd);
+  ArtifactReader reader =
+      reader_of(compressed_letters(Compression::kZstd, core::ndjson::kMaxLineBytes, "\n{}\n"),
+                Compression::kZstd);
   std::string_view line;
   ASSERT_TRUE(reader.next_line(line));
   EXPECT_EQ(line.size(), core::ndjson::kMaxLineBytes);
@@ -207,8 +205,8 @@ TEST(ArtifactReaderDamage, IsSaidAndNotTakenForTheEnd) {
   }
   for (const Compression compression : {Compression::kGzip, Compression::kZstd}) {
     const std::string bytes = compressed(compression, text);
-    for (const std::size_t size : {std::size_t{0}, std::size_t{5}, bytes.size() / 2,
-                                   bytes.size() - 1}) {
+    for (const std::size_t size :
+         {std::size_t{0}, std::size_t{5}, bytes.size() / 2, bytes.size() - 1}) {
       ArtifactReader reader = reader_of(std::string_view(bytes).substr(0, size), compression);
       EXPECT_STREQ(error_of([&] { lines_of(reader); }).sqlstate(), "22P04") << size;
     }

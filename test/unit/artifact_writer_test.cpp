@@ -93,8 +93,7 @@ TEST_F(Writer, LetsBeReadWhatItSaysIsWritten) {
     writer.write(piece);
     all += piece;
     std::string read(writer.written(), '\0');
-    ASSERT_EQ(::pread(writer.fd(), read.data(), read.size(), 0),
-              static_cast<ssize_t>(read.size()));
+    ASSERT_EQ(::pread(writer.fd(), read.data(), read.size(), 0), static_cast<ssize_t>(read.size()));
     ASSERT_TRUE(read == all.substr(0, read.size()));
   }
   EXPECT_GT(writer.written(), 0U);

@@ -157,9 +157,9 @@ TEST(CopyComposite, TakesItsAttributesInTheirOrder) {
 }
 
 TEST(CopyComposite, FindsKeysThatAreEscaped) {
-  EXPECT_EQ(read_back(R"({"\u0061":1,"\u00e9\"":2})",
-                      composite({{"a", kScalar}, {"é\"", kScalar}})),
-            R"(("1","2"))");
+  EXPECT_EQ(
+      read_back(R"({"\u0061":1,"\u00e9\"":2})", composite({{"a", kScalar}, {"é\"", kScalar}})),
+      R"(("1","2"))");
 }
 
 TEST(CopyComposite, TakesOneValueWhereAKeyIsRepeated) {

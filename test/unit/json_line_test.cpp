@@ -194,9 +194,10 @@ TEST(ParseJsonObject, RefusesWhatIsCutOffAtAnyByte) {
 }
 
 TEST(ParseJsonObject, AgreesWithTheJudgeOnAlteredTexts) {
-  constexpr std::string_view kPieces[] = {
-      "{", "}", "[", "]", ",", ":", "\"", "\\", "\\u", "00e9", "0", "-", "1", ".", "e", "E+", "true",
-      "null", " ", "\n", "\t", "a", "{}", "[]", "\"k\":", "[1,2]", "/", "\x01", "é"};
+  constexpr std::string_view kPieces[] = {"{",      "}",     "[", "]",    ",",  ":", "\"", "\\",
+                                          "\\u",    "00e9",  "0", "-",    "1",  ".", "e",  "E+",
+                                          "true",   "null",  " ", "\n",   "\t", "a", "{}", "[]",
+                                          "\"k\":", "[1,2]", "/", "\x01", "é"};
   std::mt19937 random(12);
   int accepted = 0;
   int refused = 0;
@@ -335,9 +336,9 @@ TEST(SplitJsonArray, GivesTheElementsOfAnyArray) {
   EXPECT_TRUE(elements.empty());
   core::split_json_array(R"([ 1 ,"],", [2,[3]],{"a":[4]},null,false ])", elements);
   const std::pair<JsonKind, const char*> expected[] = {
-      {JsonKind::kNumber, "1"},          {JsonKind::kString, "\"],\""},
-      {JsonKind::kArray, "[2,[3]]"},     {JsonKind::kObject, "{\"a\":[4]}"},
-      {JsonKind::kNull, "null"},         {JsonKind::kBoolean, "false"},
+      {JsonKind::kNumber, "1"},      {JsonKind::kString, "\"],\""},
+      {JsonKind::kArray, "[2,[3]]"}, {JsonKind::kObject, "{\"a\":[4]}"},
+      {JsonKind::kNull, "null"},     {JsonKind::kBoolean, "false"},
   };
   ASSERT_EQ(elements.size(), std::size(expected));
   for (std::size_t i = 0; i < elements.size(); ++i) {
@@ -361,7 +362,7 @@ TEST(AppendUnescaped, GivesWhatTheJudgeGives) {
 }
 
 TEST(AppendUnescaped, AgreesWithTheJudgeOnEveryCodePoint) {
-  for (unsigned c = 1; c <= 0x10FFFF; c += c < 0x3000 || c > 0xD000 && c < 0xE100 ? 1 : 37) {
+  for (unsigned c = 1; c <= 0x10FFFF; c += c < 0x3000 || (c > 0xD000 && c < 0xE100) ? 1 : 37) {
     char quoted[16];
     if (c < 0x10000) {
       std::snprintf(quoted, sizeof quoted, "\"\\u%04x\"", c);
@@ -376,9 +377,9 @@ TEST(AppendUnescaped, AgreesWithTheJudgeOnEveryCodePoint) {
 }
 
 TEST(AppendUnescaped, RefusesWhatNoTextCanHold) {
-  for (const char* quoted :
-       {R"("\u0000")", R"("a\u0000b")", R"("\ud800")", R"("\ud800x")", R"("\ud83d\u0041")",
-        R"("\ud83d\ud83d")", R"("\ude00")", R"("\ude00\ud83d")", R"("\ud83d\n")", R"("\ud83d\\udE00")"}) {
+  for (const char* quoted : {R"("\u0000")", R"("a\u0000b")", R"("\ud800")", R"("\ud800x")",
+                             R"("\ud83d\u0041")", R"("\ud83d\ud83d")", R"("\ude00")",
+                             R"("\ude00\ud83d")", R"("\ud83d\n")", R"("\ud83d\\udE00")"}) {
     std::string out;
     EXPECT_FALSE(core::append_unescaped(out, quoted)) << quoted;
   }

@@ -122,9 +122,9 @@ TEST(AppendString, TakesAnEmptyTextFromNowhere) {
 
 TEST(AppendInteger, WritesTheWholeRange) {
   core::ByteBuffer out;
-  for (const std::int64_t value : {std::int64_t{0}, std::int64_t{-1}, std::int64_t{1234567890},
-                                   std::numeric_limits<std::int64_t>::min(),
-                                   std::numeric_limits<std::int64_t>::max()}) {
+  for (const std::int64_t value :
+       {std::int64_t{0}, std::int64_t{-1}, std::int64_t{1234567890},
+        std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()}) {
     core::ndjson::append_integer(out, value);
     out.append(' ');
   }

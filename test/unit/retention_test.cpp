@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,11 @@ constexpr std::time_t kDay = 86'400;
 
 std::string file(const std::string& stamp, const std::string& suffix = "") {
   return "dr_export_chunks_" + stamp + ".ndjson" + suffix;
+}
+
+Retention keep(std::size_t latest, std::time_t younger_than = 0,
+               const std::set<std::string>& protected_names = {}) {
+  return {.keep = latest, .younger_than = younger_than, .protected_names = protected_names};
 }
 
 Files with_manifests(const Files& files) {
@@ -39,24 +45,24 @@ const std::string kD = file("20251228_030000");
 const Files kAll = {kC, kA, kD, kB};
 
 TEST(ExpiredExports, KeepTheLatest) {
-  EXPECT_EQ(expired(kAll, {.keep = 1}), (Files{kA, kB, kC}));
-  EXPECT_EQ(expired(kAll, {.keep = 2}), (Files{kA, kB}));
-  EXPECT_EQ(expired(kAll, {.keep = 4}), Files{});
-  EXPECT_EQ(expired(kAll, {.keep = 400}), Files{});
-  EXPECT_EQ(expired(kAll, {.keep = 0}), (Files{kA, kB, kC, kD}));
-  EXPECT_EQ(expired({}, {.keep = 0}), Files{});
+  EXPECT_EQ(expired(kAll, keep(1)), (Files{kA, kB, kC}));
+  EXPECT_EQ(expired(kAll, keep(2)), (Files{kA, kB}));
+  EXPECT_EQ(expired(kAll, keep(4)), Files{});
+  EXPECT_EQ(expired(kAll, keep(400)), Files{});
+  EXPECT_EQ(expired(kAll, keep(0)), (Files{kA, kB, kC, kD}));
+  EXPECT_EQ(expired({}, keep(0)), Files{});
 }
 
 TEST(ExpiredExports, KeepTheYoung) {
-  EXPECT_EQ(expired(kAll, {.keep = 1, .younger_than = 14 * kDay + 1}), (Files{kA, kB}));
-  EXPECT_EQ(expired(kAll, {.keep = 1, .younger_than = 14 * kDay}), (Files{kA, kB, kC}))
+  EXPECT_EQ(expired(kAll, keep(1, 14 * kDay + 1)), (Files{kA, kB}));
+  EXPECT_EQ(expired(kAll, keep(1, 14 * kDay)), (Files{kA, kB, kC}))
       << "exactly that old is not younger";
-  EXPECT_EQ(expired(kAll, {.keep = 1, .younger_than = 365 * kDay}), Files{});
+  EXPECT_EQ(expired(kAll, keep(1, 365 * kDay)), Files{});
 }
 
 TEST(ExpiredExports, KeepWhatIsProtected) {
-  EXPECT_EQ(expired(kAll, {.keep = 1, .protected_names = {kA}}), (Files{kB, kC}));
-  EXPECT_EQ(expired(kAll, {.keep = 0, .protected_names = {kA, kD}}), (Files{kB, kC}));
+  EXPECT_EQ(expired(kAll, keep(1, 0, {kA})), (Files{kB, kC}));
+  EXPECT_EQ(expired(kAll, keep(0, 0, {kA, kD})), (Files{kB, kC}));
 }
 
 TEST(ExpiredExports, AreOrderedByTimeAndNumber) {
@@ -65,30 +71,28 @@ TEST(ExpiredExports, AreOrderedByTimeAndNumber) {
   const std::string third = file("20251207_030000_3", ".gz");
   const std::string tenth = file("20251207_030000_10");
   const std::string later = file("20251207_030001");
-  EXPECT_EQ(expired({later, tenth, third, second, first}, {.keep = 1}),
+  EXPECT_EQ(expired({later, tenth, third, second, first}, keep(1)),
             (Files{first, second, third, tenth}));
 }
 
 TEST(ExpiredExports, ReadTheStampInUtc) {
-  EXPECT_EQ(expired({file("20260104_025959")}, {.keep = 0, .younger_than = 1}),
-            Files{file("20260104_025959")});
-  EXPECT_EQ(expired({file("20260104_030000")}, {.keep = 0, .younger_than = 1}), Files{});
-  EXPECT_EQ(expired({file("20240229_235959")}, {.keep = 0}, 1'709'251'199),
+  EXPECT_EQ(expired({file("20260104_025959")}, keep(0, 1)), Files{file("20260104_025959")});
+  EXPECT_EQ(expired({file("20260104_030000")}, keep(0, 1)), Files{});
+  EXPECT_EQ(expired({file("20240229_235959")}, keep(0), 1'709'251'199),
             Files{file("20240229_235959")});
-  EXPECT_EQ(expired({file("20240229_235959")}, {.keep = 0, .younger_than = 1}, 1'709'251'199),
-            Files{});
+  EXPECT_EQ(expired({file("20240229_235959")}, keep(0, 1), 1'709'251'199), Files{});
 }
 
 // A clock that was put back must not cost the export of the future.
 TEST(ExpiredExports, KeepWhatComesFromTheFuture) {
-  EXPECT_EQ(expired({file("20300101_000000")}, {.keep = 0, .younger_than = 0}), Files{});
+  EXPECT_EQ(expired({file("20300101_000000")}, keep(0, 0)), Files{});
 }
 
 TEST(ExpiredExports, AreCompleteOnes) {
   const Files files = {kA, core::manifest_name(kA), kB, kC, core::manifest_name(kC)};
-  EXPECT_EQ(core::expired_exports(files, "chunks", {.keep = 0}, kNow), (Files{kA, kC}))
+  EXPECT_EQ(core::expired_exports(files, "chunks", keep(0), kNow), (Files{kA, kC}))
       << "one without its manifest is being written";
-  EXPECT_EQ(core::expired_exports(files, "chunks", {.keep = 1}, kNow), Files{kA})
+  EXPECT_EQ(core::expired_exports(files, "chunks", keep(1), kNow), Files{kA})
       << "and does not count among those that are kept";
 }
 
@@ -96,10 +100,10 @@ TEST(ExpiredExports, AreThoseOfTheName) {
   const Files files = with_manifests({kA, "dr_export_chunks_v2_20251207_030000.ndjson",
                                       "dr_export_chunk_20251207_030000.ndjson",
                                       "dr_export_20251207_030000.ndjson"});
-  EXPECT_EQ(core::expired_exports(files, "chunks", {.keep = 0}, kNow), Files{kA});
-  EXPECT_EQ(core::expired_exports(files, "chunks_v2", {.keep = 0}, kNow),
+  EXPECT_EQ(core::expired_exports(files, "chunks", keep(0), kNow), Files{kA});
+  EXPECT_EQ(core::expired_exports(files, "chunks_v2", keep(0), kNow),
             Files{"dr_export_chunks_v2_20251207_030000.ndjson"});
-  EXPECT_EQ(core::expired_exports(files, "", {.keep = 0}, kNow), Files{});
+  EXPECT_EQ(core::expired_exports(files, "", keep(0), kNow), Files{});
 }
 
 TEST(ExpiredExports, AreNothingThatOnlyLooksLikeOne) {
@@ -111,13 +115,14 @@ TEST(ExpiredExports, AreNothingThatOnlyLooksLikeOne) {
         "-0251207_030000"}) {
     files.push_back(file(stamp));
   }
-  for (const char* suffix : {".bak", ".gz.bak", ".gzz", "x", ".ndjson", ".manifest.json", ".zst.gz"}) {
+  for (const char* suffix :
+       {".bak", ".gz.bak", ".gzz", "x", ".ndjson", ".manifest.json", ".zst.gz"}) {
     files.push_back(file("20251207_030000", suffix));
   }
   files.emplace_back("x_dr_export_chunks_20251207_030000.ndjson");
   files.emplace_back("dr_export_chunks_20251207_030000.json");
   files.emplace_back("dr_export_chunks_");
-  EXPECT_EQ(expired(files, {.keep = 0}), Files{});
+  EXPECT_EQ(expired(files, keep(0)), Files{});
 }
 
 }  // namespace

@@ -98,6 +98,7 @@ SELECT is_row_to_json('with_changed', 'a composite whose attributes were changed
 -- Long values, stored in each of the ways
 CREATE TABLE long_value (plain text, main text, external text, extended text, lz4 text, bytes bytea, doc jsonb, list text[]);
 ALTER TABLE long_value ALTER plain SET STORAGE PLAIN, ALTER main SET STORAGE MAIN, ALTER external SET STORAGE EXTERNAL;
+-- (Where the server was built with lz4.)
 DO $$ BEGIN ALTER TABLE long_value ALTER lz4 SET COMPRESSION lz4;
 EXCEPTION WHEN feature_not_supported THEN END $$;
 INSERT INTO long_value
@@ -262,6 +263,10 @@ FROM every_type."tables of types" JOIN exported USING (relation) ORDER BY type;
 SELECT is((bacmr_export(relation)).sha256, sha256, 'under other settings: ' || relation)
 FROM exported WHERE relation IN ('with_modifier'::regclass, 'long_value', 'plain', 'many_view', 'pg_proc');
 SET LOCAL standard_conforming_strings = on;
+SET LOCAL quote_all_identifiers = on;
+SELECT is((bacmr_export(relation)).sha256, sha256, 'names of objects quoted only where they must be: type ' || type)
+FROM every_type."tables of types" JOIN exported USING (relation) WHERE type ~ '^reg' ORDER BY type;
+SET LOCAL quote_all_identifiers = off;
 SET LOCAL search_path = public;
 SET LOCAL DateStyle = 'ISO, DMY';
 

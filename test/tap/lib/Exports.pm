@@ -16,7 +16,7 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
   load_handbook secret_file declare_store artifact_folder names_in hidden_files lonely_files
-  file_sha256 object_of pending_uploads export_to differing_rows metric
+  file_sha256 object_of pending_uploads abort_uploads export_to differing_rows metric
   open_session backend_of send_sql is_done answer_of run_in close_session anonymous_kb peak_while
 );
 
@@ -162,6 +162,17 @@ sub pending_uploads {
     my $answer = s3_request($s3, 'GET', "/$bucket", query => { uploads => '' });
     $answer->{success} or die "cannot list uploads: $answer->{status} $answer->{content}";
     return scalar(() = $answer->{content} =~ /<UploadId>/g);
+}
+
+# So that what one test leaves is not held against the next.
+sub abort_uploads {
+    my ($s3, $bucket) = @_;
+    my $answer = s3_request($s3, 'GET', "/$bucket", query => { uploads => '' });
+    while ($answer->{content} =~ m{<Upload>(.*?)</Upload>}gs) {
+        my ($key, $id) = map { $1 =~ m{<$_>(.*?)</$_>}s } 'Key', 'UploadId';
+        s3_request($s3, 'DELETE', "/$bucket/$key", query => { uploadId => $id });
+    }
+    return;
 }
 
 # --- sessions ------------------------------------------------------------------------------------

@@ -8,6 +8,15 @@
 #   $proxy->rules({ match => { kind => 'upload_part' }, action => 'cut', after => 100_000 });
 #   is($proxy->counts->{faults}{cut}, 1);
 #   my $answer = s3_request($s3, 'GET', '/backups', query => { 'list-type' => 2 });
+#
+# And stand-ins for embedders and vector stores, whose heads (openai.py, pinecone.py, standin.py)
+# describe settings, rules and counts:
+#
+#   my $openai = start_openai(latency_ms => 300);
+#   $openai->rules({ match => { text => 'Debian' }, action => 'rate_limit', retry_after => 1 });
+#   is($openai->counts->{max_repeats}, 1, 'no text was paid for twice');
+#   my $pinecone = start_pinecone(dimension => 256);
+#   is_deeply([ sort keys %{ $pinecone->dump('my space') } ], \@ids);
 package Services;
 
 use strict;
@@ -19,11 +28,13 @@ use File::Basename qw(dirname);
 use File::Spec ();
 use File::Temp ();
 use HTTP::Tiny;
+use IO::Socket::INET ();
 use JSON::PP ();
 use POSIX ();
 use Test::More;
 
-our @EXPORT = qw(start_s3 stop_s3 make_bucket s3_request s3_sign s3_keys start_faults);
+our @EXPORT = qw(start_s3 stop_s3 make_bucket s3_request s3_sign s3_keys start_faults
+  start_openai start_pinecone start_real_embeddings start_prism);
 
 my $FOLDER = dirname(Cwd::realpath(__FILE__)) . '/../../services';
 # What test.sh removes in any case, when it is test.sh that runs the test.
@@ -180,6 +191,90 @@ sub start_faults {
     return bless \%self, 'Services::Faults';
 }
 
+# --- stand-ins -------------------------------------------------------------------------------------
+
+# Objects with the methods of the proxy and those below; %settings as their heads describe them.
+sub start_openai { return start_stand_in('openai.py', @_); }
+
+sub start_pinecone { return start_stand_in('pinecone.py', @_); }
+
+sub start_stand_in {
+    my ($script, %settings) = @_;
+    my %self = start_program('python3', "$FOLDER/$script", '--with-parent', '--settings',
+        JSON::PP::encode_json(\%settings));
+    return bless \%self, 'Services::StandIn';
+}
+
+# A real embedding model behind the protocol of OpenAI, English, of 512 dimensions: an object with
+# endpoint, model, api_key, dimensions and stop. Nothing where node or its packages are not there;
+# then $reason, when given, says so. BACMR_NODE_MODULES: where scripts/contract.sh put them.
+sub start_real_embeddings {
+    my ($reason) = @_;
+    my $modules = $ENV{BACMR_NODE_MODULES} // '';
+    if (!-d "$modules/\@energetic-ai/embeddings") {
+        $$reason = 'BACMR_NODE_MODULES names no folder with @energetic-ai/embeddings' if $reason;
+        return;
+    }
+    my %self = start_program('node', "$FOLDER/real_embeddings.mjs", '--with-parent');
+    return bless \%self, 'Services::StandIn';
+}
+
+# Prism before a stand-in: what departs from the official description, request or answer, becomes
+# an error. The URL, or nothing where the packages (see above) or the descriptions (BACMR_CONTRACTS)
+# are not there. A path of the description follows the URL itself: no /v1.
+#
+#   my $url = start_prism('openai-embeddings.json', $openai->endpoint . '/v1', \my $reason);
+#   my $url = start_prism('pinecone-data-2025-10.yaml', $pinecone->endpoint, \my $reason);
+sub start_prism {
+    my ($name, $upstream, $reason) = @_;
+    my $program = ($ENV{BACMR_NODE_MODULES} // '') . '/@stoplight/prism-cli/dist/index.js';
+    my $description = ($ENV{BACMR_CONTRACTS} // '') . "/$name";
+    for ([ $program, 'BACMR_NODE_MODULES' ], [ $description, 'BACMR_CONTRACTS' ]) {
+        my ($file, $variable) = @$_;
+        next if -e $file;
+        $$reason = "$variable names no folder with " . ($file =~ s{^/}{}r) if $reason;
+        return;
+    }
+    # It chooses no port by itself; and what it logs has to go somewhere as long as it runs.
+    my $port = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1)->sockport;
+    my $log = File::Temp->new(TEMPLATE => 'prism.XXXXXX', DIR => $WHERE, UNLINK => 0);
+    my @command = ('setpriv', '--pdeathsig', 'TERM', 'node', $program, 'proxy', '--errors', '-p', $port,
+        $description, $upstream);
+    my $pid = fork // die "fork: $!";
+    if ($pid == 0) {
+        open STDOUT, '>&', $log or POSIX::_exit(126);
+        open STDERR, '>&', $log or POSIX::_exit(126);
+        exec { $command[0] } @command or POSIX::_exit(127);
+    }
+    $proxies{$pid} = 1;
+    for (1 .. 150) {
+        return "http://127.0.0.1:$port"
+          if IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port);
+        select undef, undef, undef, 0.1;
+    }
+    die 'Prism did not start: ' . $log->filename;
+}
+
+# Starts a program that prints name=value lines, "control" the last of them; END ends it.
+sub start_program {
+    my @command = @_;
+    pipe my $lines, my $write or die "pipe: $!";
+    my $pid = fork // die "fork: $!";
+    if ($pid == 0) {
+        open STDOUT, '>&', $write or POSIX::_exit(126);
+        exec { $command[0] } @command or POSIX::_exit(127);
+    }
+    close $write;
+    $proxies{$pid} = 1;
+    my %self = (pid => $pid);
+    while (defined(my $line = <$lines>)) {
+        $self{$1} = $2 if $line =~ /^(\w+)=(.*)$/;
+        last if exists $self{control};
+    }
+    exists $self{control} or die "$command[1] did not start";
+    return %self;
+}
+
 sub end_proxy {
     my ($pid) = @_;
     return unless delete $proxies{$pid};
@@ -241,6 +336,47 @@ sub control {
       ->request($method, $self->{control} . $path, defined $content ? { content => $content } : {});
     $answer->{success} or die "faults.py: $answer->{status} $answer->{content}";
     return JSON::PP::decode_json($answer->{content});
+}
+
+package Services::StandIn;
+
+our @ISA = ('Services::Faults');
+
+# Of the real model's server.
+sub model { return $_[0]{model}; }
+
+sub api_key { return $_[0]{api_key}; }
+
+sub dimensions { return $_[0]{dimensions}; }
+
+# Changes the given ones; returns all.
+sub settings {
+    my ($self, %settings) = @_;
+    return $self->control('GET', '/__settings') unless %settings;
+    return $self->control('PUT', '/__settings', JSON::PP::encode_json(\%settings));
+}
+
+# openai.py: { SHA-256 in hex => how often }, those that were embedded more than $over times.
+sub texts { return $_[0]->page('texts', over => $_[1] // 0); }
+
+# pinecone.py, of a namespace: { id => how often it was stored }, those above $over times;
+# { id => hash of its values }; { id => { values, metadata } }, of one id or all.
+sub ids { return $_[0]->page('ids', namespace => $_[1], over => $_[2] // 0); }
+
+sub dump { return $_[0]->page('dump', namespace => $_[1]); }
+
+sub vectors {
+    my ($self, $namespace, $id) = @_;
+    return $self->page('vectors', namespace => $namespace, defined $id ? (id => $id) : ());
+}
+
+sub page {
+    my ($self, $name, %query) = @_;
+    my @pairs = map {
+        utf8::encode(my $value = $query{$_} // '');
+        "$_=" . Services::encode($value);
+    } sort keys %query;
+    return $self->control('GET', "/__$name?" . join '&', @pairs);
 }
 
 1;

@@ -43,14 +43,15 @@ my %used;
 # What the reader fills in, by the name in angle brackets.
 my %values;
 
-# Runs a block in the database "app" of the node, which need not be up for a shell block. Returns
-# what it prints; a failure fails the test.
+# Runs a block in the database "app" of the node, which need not be up for a shell block. Lines that
+# match $without are left out. Returns what it prints; a failure fails the test.
 sub step {
-    my ($node, $name) = @_;
+    my ($node, $name, $without) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     my $block = $blocks{$name} or die "the page has no block $name\n";
     $used{$name} = 1;
     my ($language, $text) = @$block;
+    $text = join '', grep { !/$without/ } split /^/, $text if $without;
     $text =~ s{<([a-z]+)>}{$values{$1} // die "nothing to fill in for <$1> in $name\n"}ge;
     local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => 'app');
     my $file = "${PostgreSQL::Test::Utils::tmp_check}/step";
@@ -289,6 +290,18 @@ step($main, 'before-backup');
 $main->restart;
 is($main->safe_psql('app', 'SELECT pg_is_in_recovery()'), 'f', 'a restart does not recover again');
 
+# --- the cluster is lost, and recovered as far as the WAL goes ---------------------------------------
+
+use_wallets($main, $WALLETS + 101, $WALLETS + 120);
+$before = all_rows($main);
+archived($main, (split /\n/, step($main, 'beside-switch'))[0]);
+$main->stop('immediate');
+remove_tree($main->data_dir);
+step($main, 'cluster-recover', qr/recovery_target_time/);
+$main->_update_pid(1);
+is_deeply(all_rows($main), $before, 'without a target, all that was archived is back');
+like(step($main, 'cluster-prove'), qr/^@{[ $WALLETS + 120 ]}\|\d+\|0\|0\n/, 'and the wallets agree');
+
 # --- only exports are left -----------------------------------------------------------------------
 
 my @urls = map { (split /\|/)[1] } split /\n/, step($main, 'before-wallets');
@@ -314,7 +327,7 @@ like($listing, qr/^\{"file":"\Q$values{wallet}\E","relation":"public.wallet","ro
 like(step($other, 'exports-chunks'), qr/^t\|(\d+)\|.*\n\d+\|\1\|\1\|0\|0$/, 'the chunks are whole and imported');
 step($other, 'exports-wallets');
 is_deeply(all_rows($other), $before, 'only exports left: every row is back in a new cluster');
-like(step($other, 'exports-prove'), qr/^t\|\d+\|0\|0\|0\|\S+\n@{[ $WALLETS + 100 ]}\|\d+\|0\|0$/,
+like(step($other, 'exports-prove'), qr/^t\|\d+\|0\|0\|0\|\S+\n@{[ $WALLETS + 120 ]}\|\d+\|0\|0$/,
     'drill and reconciliation agree');
 expires($other, 'the new cluster expires what falls due: nothing is paused');
 cmp_ok($other->safe_psql('app', 'SELECT max(id) FROM wallet_ledger'), '>=', $next_id,
@@ -327,6 +340,13 @@ like(error_of($other, 'app', "SELECT bacmr_verify_export('dr/app/$values{chunks}
     qr/ERROR:  58P01: /, 'blob store lost: the export is not to be found');
 like(error_of($other, 'app', q{CALL bacmr_run_job('export')}), qr/ERROR:  58P01: /,
     'the scheduled export fails');
+like($other->safe_psql('app', q{SELECT status || ' ' || error FROM bacmr_job_run WHERE job = 'export'
+    ORDER BY run_id DESC LIMIT 1}), qr/^failed step export: .*\Q$values{store}\E/,
+    'and its run says what is gone');
+step($other, 'blob-local');
+is($other->safe_psql('app', q{SELECT detail->>'url' IS NULL AND (pg_stat_file(detail->>'path')).size > 0
+    FROM bacmr_job_run WHERE job = 'export' AND status = 'succeeded' ORDER BY run_id DESC LIMIT 1}),
+    't', 'to disk it exports all the same');
 step($other, 'blob-server');
 step($other, 'blob-export');
 fill_in(source => step($other, 'blob-choose'));

@@ -1,0 +1,104 @@
+#include "pg/postgres.hpp"
+
+#include "jobs/chunk_reader.hpp"
+
+#include "pg/spi.hpp"
+
+extern "C" {
+#include "catalog/pg_type_d.h"
+}
+
+namespace jobs {
+namespace {
+
+std::vector<Chunk> chunks_of(const pg::Rows& rows) {
+  std::vector<Chunk> chunks;
+  for (std::uint64_t i = 0; i < rows.size(); ++i) {
+    chunks.push_back({rows.text(i, 0), rows.text(i, 1), rows.text(i, 2)});
+  }
+  return chunks;
+}
+
+}  // namespace
+
+ChunkReader::ChunkReader(const sources::Source& chunks)
+    : table_(chunks.sql_name()),
+      id_(chunks.col("id")),
+      id_type_(chunks.type_name("id")),
+      space_(chunks.col("namespace")) {
+  columns_ = id_ + "::text, " + chunks.col("content") + "::text";
+  const bool has_metadata = chunks.has("metadata") && (chunks.type("metadata") == JSONOID ||
+                                                       chunks.type("metadata") == JSONBOID);
+  columns_ += has_metadata ? ", CASE jsonb_typeof(" + chunks.col("metadata") +
+                                 "::jsonb) WHEN 'object' THEN " + chunks.col("metadata") +
+                                 "::text ELSE '{}' END"
+                           : ", '{}'";
+}
+
+std::vector<Chunk> ChunkReader::next(const std::string& space,
+                                     const std::optional<std::string>& after, int limit) const {
+  pg::Spi spi;
+  const std::string select =
+      "SELECT " + columns_ + " FROM " + table_ + " WHERE " + space_ + " = $1";
+  const pg::Param size = pg::Param::int8(std::int64_t{limit});
+  if (!after) {
+    return chunks_of(
+        spi.query(select + " ORDER BY " + id_ + " LIMIT $2", {pg::Param::text(space), size}));
+  }
+  return chunks_of(
+      spi.query(select + " AND " + id_ + " > $3::" + id_type_ + " ORDER BY " + id_ + " LIMIT $2",
+                {pg::Param::text(space), size, pg::Param::text(*after)}));
+}
+
+std::vector<Chunk> ChunkReader::range(const std::string& space, const std::string& first,
+                                      const std::string& last) const {
+  pg::Spi spi;
+  return chunks_of(
+      spi.query("SELECT " + columns_ + " FROM " + table_ + " WHERE " + space_ + " = $1 AND " + id_ +
+                    " BETWEEN $2::" + id_type_ + " AND $3::" + id_type_ + " ORDER BY " + id_,
+                {pg::Param::text(space), pg::Param::text(first), pg::Param::text(last)}));
+}
+
+std::vector<Chunk> ChunkReader::by_ids(const std::string& space,
+                                       const std::vector<std::string>& ids) const {
+  pg::Spi spi;
+  return chunks_of(spi.query("SELECT " + columns_ + " FROM " + table_ + " WHERE " + space_ +
+                                 " = $1 AND " + id_ + " = ANY ($2::" + id_type_ + "[])",
+                             {pg::Param::text(space), pg::Param::text_array(ids)}));
+}
+
+std::int64_t ChunkReader::count(const std::string& space) const {
+  pg::Spi spi;
+  return spi
+      .query("SELECT count(*) FROM " + table_ + " WHERE " + space_ + " = $1",
+             {pg::Param::text(space)})
+      .int8(0, 0);
+}
+
+std::vector<Chunk> ChunkReader::sample(const std::string& space, int size) const {
+  pg::Spi spi;
+  // By a hash of the id: the same ones each time, and none preferred.
+  return chunks_of(spi.query("SELECT " + columns_ + " FROM " + table_ + " WHERE " + space_ +
+                                 " = $1 ORDER BY hashtext(" + id_ + "::text) LIMIT $2",
+                             {pg::Param::text(space), pg::Param::int8(std::int64_t{size})}));
+}
+
+std::vector<std::string> ChunkReader::namespaces() const {
+  pg::Spi spi;
+  const pg::Rows rows = spi.query("SELECT DISTINCT " + space_ + "::text FROM " + table_ +
+                                  " WHERE " + space_ + " IS NOT NULL ORDER BY 1");
+  std::vector<std::string> names;
+  for (std::uint64_t i = 0; i < rows.size(); ++i) {
+    names.push_back(rows.text(i, 0));
+  }
+  return names;
+}
+
+bool ChunkReader::has_namespace(const std::string& space) const {
+  pg::Spi spi;
+  return !spi.query("SELECT 1 FROM " + table_ + " WHERE " + space_ + " = $1 LIMIT 1",
+                    {pg::Param::text(space)})
+              .empty();
+}
+
+}  // namespace jobs

@@ -1,0 +1,158 @@
+#include "pg/postgres.hpp"
+
+#include "jobs/reindex_changes.hpp"
+
+#include "core/error.hpp"
+#include "pg/log.hpp"
+#include "pg/security.hpp"
+#include "pg/spi.hpp"
+#include "pg/subtransaction.hpp"
+
+namespace jobs {
+namespace {
+
+constexpr const char* kRowTrigger = "bacmr_capture_change";
+constexpr const char* kTruncateTrigger = "bacmr_capture_truncate";
+constexpr const char* kLockTimeout = "5s";
+
+std::string changes(const pg::Extension& extension) {
+  return extension.object("bacmr_chunk_change");
+}
+
+bool has_trigger(pg::Spi& spi, Oid table, const char* name) {
+  return !spi.query("SELECT 1 FROM pg_trigger WHERE tgrelid = $1 AND tgname = $2",
+                    {pg::Param::oid(table), pg::Param::text(name)})
+              .empty();
+}
+
+void create_trigger(pg::Spi& spi, const pg::Extension& extension, const sources::Source& chunks,
+                    const char* name, const std::string& events) {
+  const std::string table = chunks.sql_name();
+  spi.query(std::string("CREATE TRIGGER ") + name + " AFTER " + events + " EXECUTE FUNCTION " +
+            extension.object("bacmr_capture_change") + "(" +
+            pg::quote_literal(chunks.columns.at("id").name) + ", " +
+            pg::quote_literal(chunks.columns.at("namespace").name) + ")");
+  // Replicas and tools that set session_replication_role write chunks too.
+  spi.query("ALTER TABLE " + table + " ENABLE ALWAYS TRIGGER " + name);
+  spi.query(std::string("ALTER TRIGGER ") + name + " ON " + table +
+            " DEPENDS ON EXTENSION bacmr_ops");
+}
+
+}  // namespace
+
+void start_capture(const pg::Extension& extension, const sources::Source& chunks) {
+  // As a superuser: whoever may queue a job need not own the table. Nothing of the table's runs
+  // here.
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::PinnedSettings settings;
+  settings.set("lock_timeout", kLockTimeout);
+  pg::Spi spi;
+  const std::string table = chunks.sql_name();
+  if (!has_trigger(spi, chunks.oid, kRowTrigger)) {
+    create_trigger(spi, extension, chunks, kRowTrigger,
+                   "INSERT OR UPDATE OR DELETE ON " + table + " FOR EACH ROW");
+  }
+  if (!has_trigger(spi, chunks.oid, kTruncateTrigger)) {
+    create_trigger(spi, extension, chunks, kTruncateTrigger,
+                   "TRUNCATE ON " + table + " FOR EACH STATEMENT");
+  }
+}
+
+void stop_capture_if_idle(const pg::Extension& extension) {
+  try {
+    pg::Subtransaction attempt;
+    {
+      const pg::AsExtensionOwner owner(extension.owner);
+      pg::PinnedSettings settings;
+      settings.set("lock_timeout", "500ms");
+      pg::Spi spi;
+      spi.query("DELETE FROM " + changes(extension) + " c WHERE NOT EXISTS (SELECT FROM " +
+                extension.object("bacmr_reindex_job") +
+                " j WHERE j.capturing AND (c.namespace IS NULL OR j.namespace = c.namespace))");
+      const pg::Rows triggers = spi.query(
+          "SELECT tgname::text, tgrelid::regclass::text FROM pg_trigger WHERE tgname IN"
+          " ('bacmr_capture_change', 'bacmr_capture_truncate') AND NOT tgisinternal"
+          " AND tgparentid = 0 AND NOT EXISTS (SELECT FROM " +
+          extension.object("bacmr_reindex_job") + " WHERE capturing)");
+      for (std::uint64_t i = 0; i < triggers.size(); ++i) {
+        spi.query("DROP TRIGGER " + triggers.text(i, 0) + " ON " + triggers.text(i, 1));
+      }
+    }
+    attempt.commit();
+  } catch (const pg::Error& e) {
+    if (e.is_interrupt()) {
+      throw;
+    }
+    pg::log_line(pg::LogLevel::kWarning,
+                 "the triggers that capture changes of the chunks stay for now: " + e.summary());
+  }
+}
+
+std::vector<ChangedChunk> next_changes(const pg::Extension& extension, const std::string& space,
+                                       int limit) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows rows =
+      spi.query("SELECT chunk_id, max(change_id) FROM (SELECT chunk_id, change_id FROM " +
+                    changes(extension) +
+                    " WHERE namespace = $1 AND chunk_id IS NOT NULL ORDER BY change_id LIMIT $2) c"
+                    " GROUP BY chunk_id ORDER BY 2",
+                {pg::Param::text(space), pg::Param::int8(std::int64_t{limit})});
+  std::vector<ChangedChunk> result;
+  for (std::uint64_t i = 0; i < rows.size(); ++i) {
+    result.push_back({rows.text(i, 0), rows.int8(i, 1)});
+  }
+  return result;
+}
+
+std::int64_t count_changes(const pg::Extension& extension, const std::string& space) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  return spi
+      .query("SELECT count(*) FROM " + changes(extension) +
+                 " WHERE namespace = $1 OR namespace IS NULL",
+             {pg::Param::text(space)})
+      .int8(0, 0);
+}
+
+void forget_changes(const pg::Extension& extension, const std::string& space,
+                    const std::vector<ChangedChunk>& chunks) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  std::vector<std::string> ids;
+  std::vector<std::string> numbers;
+  for (const ChangedChunk& chunk : chunks) {
+    ids.push_back(chunk.id);
+    numbers.push_back(std::to_string(chunk.last_change));
+  }
+  pg::Spi spi;
+  // What was noted later, or in a transaction that has committed since, stays. (Numbers do not
+  // commit in order: a smaller one may appear later, and is then dealt with again.)
+  spi.query("DELETE FROM " + changes(extension) +
+                " c USING unnest($2, $3::bigint[]) d(id, change_id)"
+                " WHERE c.namespace = $1 AND c.chunk_id = d.id AND c.change_id <= d.change_id",
+            {pg::Param::text(space), pg::Param::text_array(ids), pg::Param::text_array(numbers)});
+}
+
+void add_changes(const pg::Extension& extension, const std::string& space,
+                 const std::vector<std::string>& ids) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  spi.query("INSERT INTO " + changes(extension) + " (namespace, chunk_id) SELECT $1, unnest($2)",
+            {pg::Param::text(space), pg::Param::text_array(ids)});
+}
+
+bool take_unknown_changes(const pg::Extension& extension, const std::string& space) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  // A note for all namespaces becomes one for each that a job works on.
+  spi.query("WITH every AS (DELETE FROM " + changes(extension) +
+            " WHERE namespace IS NULL RETURNING 1) INSERT INTO " + changes(extension) +
+            " (namespace) SELECT j.namespace FROM " + extension.object("bacmr_reindex_job") +
+            " j WHERE j.capturing AND EXISTS (SELECT FROM every)");
+  return !spi.query("DELETE FROM " + changes(extension) +
+                        " WHERE namespace = $1 AND chunk_id IS NULL RETURNING 1",
+                    {pg::Param::text(space)})
+              .empty();
+}
+
+}  // namespace jobs

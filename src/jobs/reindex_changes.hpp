@@ -1,0 +1,41 @@
+// Chunks that change while a reindex job is under way. Triggers on the table note their ids in
+// bacmr_chunk_change; the job deals with them and takes them off again.
+#pragma once
+
+#include "pg/postgres.hpp"
+
+#include "pg/extension.hpp"
+#include "sources/source.hpp"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace jobs {
+
+// Puts the triggers on the table where they are missing. Waits a few seconds at the most for those
+// who write: what they have written is then committed, and so found by the job's walk.
+void start_capture(const pg::Extension& extension, const sources::Source& chunks);
+// Takes them off where no job needs them any more, and forgets what nobody waits for. Where the
+// table cannot be locked soon, they stay until the next time.
+void stop_capture_if_idle(const pg::Extension& extension);
+
+struct ChangedChunk {
+  std::string id;
+  std::int64_t last_change = 0;  // changes up to this one are dealt with together
+};
+// The next chunks of a namespace that have changed, each once.
+std::vector<ChangedChunk> next_changes(const pg::Extension& extension, const std::string& space,
+                                       int limit);
+std::int64_t count_changes(const pg::Extension& extension, const std::string& space);
+// Takes what has been dealt with off the queue.
+void forget_changes(const pg::Extension& extension, const std::string& space,
+                    const std::vector<ChangedChunk>& chunks);
+// Notes chunks by hand, and whether somebody has noted that any may have changed (TRUNCATE); taking
+// that note off.
+void add_changes(const pg::Extension& extension, const std::string& space,
+                 const std::vector<std::string>& ids);
+bool take_unknown_changes(const pg::Extension& extension, const std::string& space);
+
+}  // namespace jobs

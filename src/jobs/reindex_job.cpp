@@ -1,0 +1,174 @@
+#include "pg/postgres.hpp"
+
+#include "jobs/reindex_job.hpp"
+
+#include "core/error.hpp"
+#include "pg/lock.hpp"
+#include "pg/security.hpp"
+#include "pg/spi.hpp"
+
+extern "C" {
+#include "access/xlog.h"
+#include "utils/acl.h"
+}
+
+namespace jobs {
+namespace {
+
+constexpr const char* kColumns =
+    "job_id, kind = 'repair', namespace, old_namespace, target_namespace, embedder::text,"
+    " vector_store::text, model, dimensions, price::float8, batch_size, concurrency,"
+    " max_cost::float8, status, role_name::text, total_chunks, processed_chunks, tokens_used,"
+    " token_ratio, last_id, walked, capturing, expected, actual, verified_at IS NOT NULL,"
+    " swapped_at IS NOT NULL, cleaned_at IS NOT NULL, coalesce(error, ''), request_id,"
+    " system_identifier <> $2 OR database_oid <> $3";
+
+std::optional<std::int64_t> maybe_int8(const pg::Rows& rows, int column) {
+  return rows.is_null(0, column) ? std::nullopt : std::optional(rows.int8(0, column));
+}
+
+ReindexJob read_job(const pg::Extension& extension, std::int64_t id, const std::string& suffix) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows rows =
+      spi.query(std::string("SELECT ") + kColumns + " FROM " +
+                    extension.object("bacmr_reindex_job") + " WHERE job_id = $1" + suffix,
+                {pg::Param::int8(id), pg::Param::text(std::to_string(GetSystemIdentifier())),
+                 pg::Param::oid(MyDatabaseId)});
+  if (rows.empty()) {
+    throw core::Error(core::sqlstate::kUndefinedObject,
+                      "there is no reindex job " + std::to_string(id), {},
+                      "SELECT * FROM bacmr_reindex_status lists them.");
+  }
+  int column = 0;
+  const auto text = [&] { return rows.text(0, column++); };
+  const auto flag = [&] { return rows.boolean(0, column++); };
+  const auto number = [&] { return rows.int8(0, column++); };
+  const auto real = [&] { return DatumGetFloat8(rows.datum(0, column++)); };
+  ReindexJob job;
+  job.id = number();
+  job.repair = flag();
+  job.space = text();
+  job.old = text();
+  job.target = text();
+  job.embedder = text();
+  job.vector_store = text();
+  job.model = text();
+  if (!rows.is_null(0, column)) {
+    job.dimensions = rows.int4(0, column);
+  }
+  ++column;
+  job.price = real();
+  job.batch_size = rows.int4(0, column++);
+  job.concurrency = rows.int4(0, column++);
+  if (!rows.is_null(0, column)) {
+    job.max_cost = DatumGetFloat8(rows.datum(0, column));
+  }
+  ++column;
+  job.status = text();
+  job.role = text();
+  job.total = number();
+  job.processed = number();
+  job.tokens = number();
+  job.token_ratio = real();
+  job.last_id = rows.maybe_text(0, column++);
+  job.walked = flag();
+  job.capturing = flag();
+  job.expected = maybe_int8(rows, column++);
+  job.actual = maybe_int8(rows, column++);
+  job.verified = flag();
+  job.swapped = flag();
+  job.cleaned = flag();
+  job.error = text();
+  job.request_id = text();
+  job.elsewhere = flag();
+  return job;
+}
+
+std::string open_jobs(const pg::Extension& extension) {
+  return " FROM " + extension.object("bacmr_reindex_job") +
+         " j WHERE status IN ('queued', 'running', 'verifying') OR (capturing AND"
+         " (swapped_at IS NOT NULL OR EXISTS (SELECT FROM " +
+         extension.object("bacmr_chunk_change") +
+         " c WHERE c.namespace IS NULL OR c.namespace = j.namespace) AND status = 'completed'))";
+}
+
+}  // namespace
+
+ReindexJob load_reindex_job(const pg::Extension& extension, std::int64_t id) {
+  return read_job(extension, id, "");
+}
+
+ReindexJob lock_reindex_job(const pg::Extension& extension, std::int64_t id) {
+  return read_job(extension, id, " FOR UPDATE");
+}
+
+std::optional<std::int64_t> next_reindex_job(const pg::Extension& extension) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows rows = spi.query("SELECT job_id" + open_jobs(extension) + " ORDER BY job_id");
+  for (std::uint64_t i = 0; i < rows.size(); ++i) {
+    const pg::JobLock lock = pg::JobLock::for_reindex(rows.int8(i, 0));
+    if (lock.try_acquire(pg::LockSpan::kSession)) {
+      lock.release();
+      return rows.int8(i, 0);
+    }
+  }
+  return std::nullopt;
+}
+
+bool has_reindex_work(const pg::Extension& extension) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  return !spi.query("SELECT 1" + open_jobs(extension) + " LIMIT 1").empty();
+}
+
+void update_reindex_job(const pg::Extension& extension, std::int64_t id, const std::string& set,
+                        std::initializer_list<std::string> values) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const std::string sql =
+      "UPDATE " + extension.object("bacmr_reindex_job") + " SET " + set + " WHERE job_id = $1";
+  const auto* value = values.begin();
+  switch (values.size()) {
+    case 0:
+      spi.query(sql, {pg::Param::int8(id)});
+      break;
+    case 1:
+      spi.query(sql, {pg::Param::int8(id), pg::Param::text(value[0])});
+      break;
+    default:
+      spi.query(sql, {pg::Param::int8(id), pg::Param::text(value[0]), pg::Param::text(value[1])});
+  }
+}
+
+Oid reindex_role(const ReindexJob& job) {
+  const Oid role = pg::call([&] { return get_role_oid(job.role.c_str(), true); });
+  if (!OidIsValid(role)) {
+    throw core::Error(core::sqlstate::kUndefinedObject,
+                      "the role \"" + job.role + "\", which queued reindex job " +
+                          std::to_string(job.id) + ", does not exist any more",
+                      {}, "Cancel the job, and queue it as another role.");
+  }
+  return role;
+}
+
+void require_reindex_rights(const ReindexJob& job) {
+  if (!pg::has_privileges_of(reindex_role(job))) {
+    throw core::Error(core::sqlstate::kInsufficientPrivilege,
+                      "permission denied for reindex job " + std::to_string(job.id),
+                      "It was queued by the role \"" + job.role + "\".",
+                      "Act as that role, or as a superuser.");
+  }
+}
+
+core::Error wrong_reindex_status(const ReindexJob& job, const std::string& action,
+                                 const std::string& hint) {
+  return {
+      core::sqlstate::kObjectNotInPrerequisiteState,
+      "reindex job " + std::to_string(job.id) + " is " + job.status + ", so it cannot be " + action,
+      {},
+      hint};
+}
+
+}  // namespace jobs

@@ -1,0 +1,76 @@
+// A reindex job as it stands in bacmr_reindex_job. Everything here runs as the extension's owner,
+// needs an SPI connection, and does no HTTP.
+#pragma once
+
+#include "pg/postgres.hpp"
+
+#include "core/error.hpp"
+#include "pg/extension.hpp"
+#include "sources/source.hpp"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace jobs {
+
+struct ReindexJob {
+  std::int64_t id = 0;
+  bool repair = false;
+  std::string space;   // of the chunks
+  std::string old;     // of the store, when the job was queued
+  std::string target;  // of the store
+  std::string embedder;
+  std::string vector_store;
+  std::string model;
+  std::optional<int> dimensions;
+  double price = 0;  // of a million tokens
+  int batch_size = 0;
+  int concurrency = 0;
+  std::optional<double> max_cost;
+  std::string status;
+  std::string role;
+  std::int64_t total = 0;
+  std::int64_t processed = 0;
+  std::int64_t tokens = 0;
+  double token_ratio = 1;
+  std::optional<std::string> last_id;
+  bool walked = false;
+  bool capturing = false;
+  std::optional<std::int64_t> expected;
+  std::optional<std::int64_t> actual;
+  bool verified = false;
+  bool swapped = false;
+  bool cleaned = false;
+  std::string error;
+  std::string request_id;
+  bool elsewhere = false;  // queued in another cluster or database: this is a copy
+
+  bool is_open() const {
+    return status == "queued" || status == "running" || status == "paused" || status == "verifying";
+  }
+};
+
+// An error (42704) where there is none.
+ReindexJob load_reindex_job(const pg::Extension& extension, std::int64_t id);
+// The same, with its row locked until the transaction ends.
+ReindexJob lock_reindex_job(const pg::Extension& extension, std::int64_t id);
+// The next job that has something to do: queued, running without a process, or with changes to deal
+// with after the swap; oldest first.
+std::optional<std::int64_t> next_reindex_job(const pg::Extension& extension);
+bool has_reindex_work(const pg::Extension& extension);
+
+// Sets columns of a job: "status = 'paused', error = $2". $1 is the job.
+void update_reindex_job(const pg::Extension& extension, std::int64_t id, const std::string& set,
+                        std::initializer_list<std::string> values = {});
+
+// Only the role that queued it, its members, and superusers.
+void require_reindex_rights(const ReindexJob& job);
+// The role with whose rights it works; an error where it is gone.
+Oid reindex_role(const ReindexJob& job);
+
+core::Error wrong_reindex_status(const ReindexJob& job, const std::string& action,
+                                 const std::string& hint);
+
+}  // namespace jobs

@@ -1,0 +1,528 @@
+#include "pg/postgres.hpp"
+
+#include "jobs/reindex_run.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+
+#include "core/backoff.hpp"
+#include "core/json.hpp"
+#include "jobs/attempt.hpp"
+#include "jobs/http_metrics.hpp"
+#include "jobs/pause.hpp"
+#include "jobs/reindex_intake.hpp"
+#include "jobs/reindex_record.hpp"
+#include "jobs/reindex_verify.hpp"
+#include "metrics/at_commit.hpp"
+#include "net/http_loop.hpp"
+#include "net/service.hpp"
+#include "pg/log.hpp"
+#include "pg/security.hpp"
+#include "pg/wait.hpp"
+
+extern "C" {
+#include "common/pg_prng.h"
+#include "pgstat.h"
+}
+
+namespace jobs {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// How long nothing may move before the job's row is looked at again.
+constexpr std::chrono::milliseconds kLook{500};
+// A service that fails is left alone for a while, again and again; then the job fails.
+constexpr unsigned kMaxOutages = 8;
+constexpr std::chrono::seconds kFirstRest{5};
+constexpr std::chrono::minutes kLongestRest{5};
+// How often what the verification found too much is deleted before that counts as a failure.
+constexpr int kMaxCorrections = 3;
+
+std::int64_t to_us(Clock::duration span) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(span).count();
+}
+
+class Run {
+ public:
+  Run(pg::Spi& spi, const pg::Extension& extension, const ReindexJob& job,
+      std::optional<int> max_batches)
+      : spi_(spi), extension_(extension), job_(job), max_batches_(max_batches) {}
+  Run(const Run&) = delete;
+  Run& operator=(const Run&) = delete;
+
+  void perform() {
+    step([this] { open(); });
+    while (work()) {
+    }
+    step([this] { count_lost_tokens(); });
+    if (failure_) {
+      throw core::Error(failure_->sqlstate.c_str(), failure_->message, {}, failure_->hint);
+    }
+  }
+
+ private:
+  // A transaction of its own, with the settings that our SQL relies on. What fails in it is undone,
+  // and thrown.
+  template <class Work>
+  void step(Work work) {
+    std::optional<Failure> failure;
+    {
+      const pg::PinnedSettings settings;
+      failure = attempt(work);
+    }
+    spi_.commit();
+    if (failure) {
+      std::rethrow_exception(failure->error);
+    }
+  }
+
+  void open() {
+    const pg::AsUser role(reindex_role(job_));
+    const sources::Sources all = sources::Sources::load(extension_);
+    const sources::Source& chunks = all.require("chunks", "reindex");
+    start_capture(extension_, chunks);
+    reader_.emplace(chunks);
+    embedder_ =
+        providers::open_embedder(net::load_service(net::ServiceKind::kEmbedder, job_.embedder),
+                                 job_.model, job_.request_id, loop_, http_);
+    store_ = providers::open_vector_store(
+        net::load_service(net::ServiceKind::kVectorStore, job_.vector_store), job_.request_id,
+        loop_, http_);
+    cache_.emplace(extension_, embedder_->model());
+    // What is embedded here costs nothing: a cache of it would only be in the way.
+    use_cache_ = !embedder_->model().starts_with("local-");
+    intake_.emplace(extension_, job_, *reader_, *store_, use_cache_ ? &*cache_ : nullptr);
+    if (job_.repair && !job_.verified && count_changes(extension_, job_.space) == 0) {
+      note_differences(check_vectors(*reader_, job_.space, *store_, job_.target, {}));
+    }
+    if (job_.status != "completed") {
+      update_reindex_job(extension_, job_.id,
+                         "status = 'running', error = NULL,"
+                         " started_at = coalesce(started_at, clock_timestamp())");
+    }
+  }
+
+  // One round; false when there is nothing more to do here.
+  bool work() {
+    look();
+    take_in();
+    embedder_->pump();
+    store_->pump();
+    if (move_on()) {
+      return true;
+    }
+    if (!units_.empty()) {
+      loop_.wait(kLook);
+      return true;
+    }
+    if (stopping_) {
+      return false;
+    }
+    if (resume_at_) {
+      rest();
+      return true;
+    }
+    if (exhausted()) {
+      step([this] {
+        update_reindex_job(extension_, job_.id,
+                           "status = CASE status WHEN 'running' THEN 'queued' ELSE status END");
+      });
+      return false;
+    }
+    return !complete();
+  }
+
+  // Whether somebody paused or cancelled the job, once in a while.
+  void look() {
+    if (Clock::now() < next_look_) {
+      return;
+    }
+    next_look_ = Clock::now() + kLook;
+    step([this] {
+      count_lost_tokens();
+      const ReindexJob now = load_reindex_job(extension_, job_.id);
+      job_.max_cost = now.max_cost;
+      if (now.status != "running" && now.status != "completed") {
+        stopping_ = true;
+      } else if (const auto reason = pause_reason(extension_, "reindex")) {
+        update_reindex_job(extension_, job_.id, "status = 'paused', error = $2", {*reason});
+        stopping_ = true;
+      }
+      report();
+    });
+  }
+
+  void report() const {
+    metrics::record_at_commit(
+        metrics::Metric::kReindexProgress, {job_.space}, metrics::Change::kSet,
+        job_.total > 0
+            ? std::min(1.0, static_cast<double>(job_.processed) / static_cast<double>(job_.total))
+            : 1);
+    if (IsBackgroundWorker) {
+      const std::string text = "reindex job " + std::to_string(job_.id) + ": " +
+                               std::to_string(job_.processed) + " of " +
+                               std::to_string(job_.total) + " chunks";
+      pg::call([&] { pgstat_report_activity(STATE_RUNNING, text.c_str()); });
+    }
+  }
+
+  bool exhausted() const { return max_batches_ && begun_ >= *max_batches_; }
+
+  void take_in() {
+    if (resume_at_ && Clock::now() >= *resume_at_) {
+      resume_at_.reset();
+    }
+    while (!stopping_ && !resume_at_ && !exhausted() &&
+           static_cast<int>(units_.size()) < job_.concurrency) {
+      auto unit = std::make_unique<ReindexUnit>();
+      std::int64_t in_flight = 0;
+      for (const auto& other : units_) {
+        in_flight += other->estimated_tokens;
+      }
+      Intake found = Intake::kNothing;
+      step([&] {
+        found = intake_->next(*unit, in_flight, units_.empty());
+        if (found == Intake::kOverBudget) {
+          update_reindex_job(extension_, job_.id, "status = 'paused', error = $2",
+                             {"the next batch might exceed max_cost"});
+        }
+      });
+      stopping_ = stopping_ || found == Intake::kOverBudget;
+      if (found != Intake::kUnit) {
+        return;
+      }
+      ++begun_;
+      units_.push_back(std::move(unit));
+      begin(*units_.back());
+    }
+  }
+
+  void begin(ReindexUnit& unit) {
+    if (unit.to_embed.empty()) {
+      store(unit);
+      return;
+    }
+    std::vector<std::string> texts;
+    for (const std::size_t index : unit.to_embed) {
+      texts.push_back(unit.chunks[index].content);
+    }
+    unit.phase = ReindexUnit::Phase::kEmbedding;
+    unit.ticket = embedder_->start(std::move(texts));
+  }
+
+  // Whether anything has moved.
+  bool move_on() {
+    bool moved = false;
+    for (const auto& unit : units_) {
+      moved = advance(*unit) || moved;
+    }
+    return std::erase_if(
+               units_, [](const auto& unit) { return unit->phase == ReindexUnit::Phase::kDone; }) >
+               0 ||
+           moved;
+  }
+
+  bool advance(ReindexUnit& unit) {
+    switch (unit.phase) {
+      case ReindexUnit::Phase::kEmbedding:
+        if (!embedder_->done(*unit.ticket)) {
+          return false;
+        }
+        embedded(unit, embedder_->take(*unit.ticket));
+        return true;
+      case ReindexUnit::Phase::kStoring:
+        if (!store_->done(*unit.ticket)) {
+          return false;
+        }
+        step([&] { stored(unit, store_->take(*unit.ticket)); });
+        return true;
+      case ReindexUnit::Phase::kRemoving:
+        if (!store_->done(*unit.ticket)) {
+          return false;
+        }
+        step([&] { removed(unit, store_->take(*unit.ticket)); });
+        return true;
+      case ReindexUnit::Phase::kDone:
+        return false;
+    }
+    return false;
+  }
+
+  void embedded(ReindexUnit& unit, providers::EmbedResult result) {
+    unit.tokens += static_cast<std::int64_t>(result.tokens);
+    if (result.failure) {
+      outage(unit, *result.failure);
+      return;
+    }
+    for (std::size_t i = 0; i < unit.to_embed.size(); ++i) {
+      unit.vectors[unit.to_embed[i]] = std::move(result.vectors[i]);
+    }
+    for (const providers::Refusal& refusal : result.refused) {
+      unit.failed.emplace_back(unit.to_embed[refusal.index], refusal.reason);
+    }
+    check_dimensions(unit);
+    store(unit);
+  }
+
+  void check_dimensions(const ReindexUnit& unit) {
+    for (const std::vector<float>& vector : unit.vectors) {
+      if (vector.empty()) {
+        continue;
+      }
+      const int dimensions = static_cast<int>(vector.size());
+      if (!job_.dimensions) {
+        job_.dimensions = dimensions;
+        step([&] {
+          update_reindex_job(extension_, job_.id, "dimensions = $2::int",
+                             {std::to_string(dimensions)});
+        });
+      }
+      if (dimensions != *job_.dimensions) {
+        throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                          "the model \"" + job_.model + "\" answered with " +
+                              std::to_string(dimensions) + " dimensions instead of " +
+                              std::to_string(*job_.dimensions),
+                          {}, "Discard the job, and queue one with a model that fits.");
+      }
+    }
+  }
+
+  // A store in this database does its work, and is recorded, in one transaction.
+  void store(ReindexUnit& unit) {
+    step([&] {
+      std::vector<providers::VectorRecord> records;
+      for (std::size_t i = 0; i < unit.chunks.size(); ++i) {
+        if (!unit.vectors[i].empty()) {
+          unit.stored.push_back(i);
+          records.push_back({unit.chunks[i].id, unit.vectors[i], unit.chunks[i].metadata});
+        }
+      }
+      unit.phase = ReindexUnit::Phase::kStoring;
+      {
+        const pg::AsUser role(reindex_role(job_));
+        unit.ticket = store_->upsert(job_.target, std::move(records));
+      }
+      if (store_->done(*unit.ticket)) {
+        stored(unit, store_->take(*unit.ticket));
+      }
+    });
+  }
+
+  // The following three are inside a step.
+  void stored(ReindexUnit& unit, const providers::StoreResult& result) {
+    if (result.failure) {
+      outage(unit, *result.failure);
+      return;
+    }
+    for (const providers::Refusal& refusal : result.refused) {
+      unit.failed.emplace_back(unit.stored[refusal.index], refusal.reason);
+    }
+    if (unit.gone.empty()) {
+      record(unit);
+      return;
+    }
+    unit.phase = ReindexUnit::Phase::kRemoving;
+    {
+      const pg::AsUser role(reindex_role(job_));
+      unit.ticket = store_->remove(job_.target, unit.gone);
+    }
+    if (store_->done(*unit.ticket)) {
+      removed(unit, store_->take(*unit.ticket));
+    }
+  }
+
+  void removed(ReindexUnit& unit, const providers::StoreResult& result) {
+    if (result.failure) {
+      outage(unit, *result.failure);
+    } else {
+      record(unit);
+    }
+  }
+
+  void record(ReindexUnit& unit) {
+    const Clock::time_point now = Clock::now();
+    const double worked = std::chrono::duration<double>(now - worked_until_).count();
+    worked_until_ = now;
+    record_unit(extension_, job_, unit, use_cache_ ? &*cache_ : nullptr, worked);
+    unit.phase = ReindexUnit::Phase::kDone;
+    outages_.reset();
+    report();
+  }
+
+  // A service has failed after all its retries: what was on its way is done again. What cannot pass
+  // ends the run.
+  void outage(ReindexUnit& unit, const providers::ServiceFailure& failure) {
+    lost_tokens_ += unit.tokens;
+    intake_->put_back(unit);
+    unit.phase = ReindexUnit::Phase::kDone;
+    --begun_;
+    if (!failure.may_pass || outages_.failures() >= kMaxOutages) {
+      failure_ = failure;
+      stopping_ = true;
+      return;
+    }
+    if (!resume_at_) {
+      resume_at_ = Clock::now() + outages_.next(pg_prng_uint32(&pg_global_prng_state));
+      pg::log_line(pg::LogLevel::kWarning, "reindexing rests for a while: " + failure.message,
+                   core::JsonObject().number("job_id", job_.id).str(), job_.request_id);
+    }
+  }
+
+  void rest() {
+    const auto left = std::min<Clock::duration>(*resume_at_ - Clock::now(), kLook);
+    if (left > Clock::duration::zero()) {
+      pg::wait_interruptibly(to_us(left));
+    }
+    worked_until_ = Clock::now();
+  }
+
+  // Tokens of a batch that came to nothing were paid all the same.
+  void count_lost_tokens() {
+    if (lost_tokens_ > 0) {
+      job_.tokens += lost_tokens_;
+      update_reindex_job(extension_, job_.id, "tokens_used = tokens_used + $2::bigint",
+                         {std::to_string(lost_tokens_)});
+      lost_tokens_ = 0;
+    }
+  }
+
+  void note_differences(const VectorCheck& check) {
+    std::vector<std::string> ids = check.missing_ids;
+    ids.insert(ids.end(), check.extra_ids.begin(), check.extra_ids.end());
+    if (!ids.empty()) {
+      add_changes(extension_, job_.space, ids);
+    }
+  }
+
+  // Nothing is left to do: verify, and say so. False where that showed more to do.
+  bool complete() {
+    if (job_.status == "completed") {
+      // After the swap the application itself keeps the active namespace up to date.
+      step([this] {
+        if (job_.swapped) {
+          update_reindex_job(extension_, job_.id, "capturing = false");
+          stop_capture_if_idle(extension_);
+        }
+      });
+      return true;
+    }
+    VectorVerdict verdict;
+    step([this] {
+      update_reindex_job(extension_, job_.id,
+                         "status = CASE status WHEN 'running' THEN 'verifying' ELSE status END");
+    });
+    step([&] {
+      const pg::AsUser role(reindex_role(job_));
+      verdict = verify_target(extension_, job_, *reader_, *embedder_, *store_, loop_);
+    });
+    bool again = false;
+    step([&] {
+      const bool changed = count_changes(extension_, job_.space) > 0;
+      if (!verdict.ok()) {
+        note_differences(verdict.check);
+      }
+      again = changed || (verdict.only_extra() && corrections_++ < kMaxCorrections);
+      if (again) {
+        update_reindex_job(extension_, job_.id,
+                           "status = CASE status WHEN 'verifying' THEN 'running' ELSE status END");
+      } else {
+        record_verdict(extension_, job_, verdict);
+      }
+    });
+    if (!again && !verdict.ok()) {
+      throw core::Error(core::sqlstate::kRaiseException, verdict.problem(job_), {},
+                        "SELECT bacmr_reindex_resume(" + std::to_string(job_.id) +
+                            ") puts that right and verifies again.");
+    }
+    return !again;
+  }
+
+  pg::Spi& spi_;
+  const pg::Extension& extension_;
+  ReindexJob job_;
+  std::optional<int> max_batches_;
+  HttpMetrics http_;
+  net::HttpLoop loop_;
+  std::optional<ChunkReader> reader_;
+  std::unique_ptr<providers::Embedder> embedder_;
+  std::unique_ptr<providers::VectorStore> store_;
+  std::optional<EmbeddingCache> cache_;
+  bool use_cache_ = true;
+  std::optional<ReindexIntake> intake_;
+  std::vector<std::unique_ptr<ReindexUnit>> units_;
+  int begun_ = 0;
+  bool stopping_ = false;
+  Clock::time_point next_look_ = Clock::now();
+  Clock::time_point worked_until_ = Clock::now();
+  core::Backoff outages_{kFirstRest, kLongestRest};
+  std::optional<Clock::time_point> resume_at_;
+  std::optional<providers::ServiceFailure> failure_;
+  std::int64_t lost_tokens_ = 0;
+  int corrections_ = 0;
+};
+
+// Whether the job may be worked on, by its row.
+bool has_something_to_do(const ReindexJob& job) {
+  return job.status == "queued" || job.status == "running" || job.status == "verifying" ||
+         (job.status == "completed" && job.capturing);
+}
+
+// What ended a run is written down before it is raised. A cancel leaves the job to the next one who
+// works on it.
+void record_end(pg::Spi& spi, const pg::Extension& extension, const ReindexJob& job,
+                const Failure& failure) {
+  {
+    const pg::PinnedSettings settings;
+    if (is_interrupt(failure)) {
+      update_reindex_job(extension, job.id,
+                         "status = CASE WHEN status IN ('running', 'verifying') THEN 'queued'"
+                         " ELSE status END");
+    } else {
+      update_reindex_job(extension, job.id,
+                         "status = CASE WHEN status = 'completed' THEN status ELSE 'failed' END,"
+                         " error = $2, finished_at = clock_timestamp()",
+                         {failure.text});
+      pg::log_line(pg::LogLevel::kError, "a reindex job failed",
+                   core::JsonObject().number("job_id", job.id).text("error", failure.text).str(),
+                   job.request_id);
+    }
+  }
+  spi.commit();
+}
+
+}  // namespace
+
+ReindexOutcome run_reindex_job(pg::Spi& spi, const pg::Extension& extension, std::int64_t job_id,
+                               std::optional<int> max_batches) {
+  const SessionLock lock(pg::JobLock::for_reindex(job_id));
+  if (!lock.held()) {
+    return ReindexOutcome::kBusy;
+  }
+  ReindexJob job;
+  {
+    const pg::PinnedSettings settings;
+    job = load_reindex_job(extension, job_id);
+    require_reindex_rights(job);
+  }
+  spi.commit();
+  if (!has_something_to_do(job)) {
+    return ReindexOutcome::kNothing;
+  }
+  std::optional<Failure> failure;
+  try {
+    Run(spi, extension, job, max_batches).perform();
+  } catch (const pg::Error& e) {
+    failure = Failure{e.summary(), std::current_exception()};
+  } catch (const core::Error& e) {
+    failure = Failure{e.message(), std::current_exception()};
+  }
+  if (failure) {
+    record_end(spi, extension, job, *failure);
+    std::rethrow_exception(failure->error);
+  }
+  return ReindexOutcome::kWorked;
+}
+
+}  // namespace jobs
