@@ -96,15 +96,19 @@ INSERT INTO with_changed VALUES ((1, 'y', E'[1,\n2]'), ARRAY[NULL, (2, NULL, 'nu
 SELECT is_row_to_json('with_changed', 'a composite whose attributes were changed');
 
 -- Long values, stored in each of the ways
-CREATE TABLE long_value (plain text, main text, external text, extended text, lz4 text, bytes bytea, doc jsonb, list text[]);
-ALTER TABLE long_value ALTER plain SET STORAGE PLAIN, ALTER main SET STORAGE MAIN, ALTER external SET STORAGE EXTERNAL;
+CREATE TABLE long_value (plain text, main text, external text, extended text, lz4 text, bytes bytea, doc jsonb,
+  list text[]);
+ALTER TABLE long_value ALTER plain SET STORAGE PLAIN, ALTER main SET STORAGE MAIN,
+  ALTER external SET STORAGE EXTERNAL;
 -- (Where the server was built with lz4.)
 DO $$ BEGIN ALTER TABLE long_value ALTER lz4 SET COMPRESSION lz4;
 EXCEPTION WHEN feature_not_supported THEN END $$;
 INSERT INTO long_value
-SELECT left(x, 2000), x, x, x, x, x::bytea, jsonb_build_object('long', x, 'list', array_fill(x, '{3}')), array_fill(x, '{3}')
+SELECT left(x, 2000), x, x, x, x, x::bytea, jsonb_build_object('long', x, 'list', array_fill(x, '{3}')),
+  array_fill(x, '{3}')
 FROM (VALUES (repeat('نص "é" 😀 ', 100000))) v(x)
-UNION ALL SELECT '', repeat('x', n), repeat('"', n), repeat(' \ ', n), repeat(E'\n', n), decode(repeat('00', n), 'hex'),
+UNION ALL SELECT '', repeat('x', n), repeat('"', n), repeat(' \ ', n), repeat(E'\n', n),
+  decode(repeat('00', n), 'hex'),
        to_jsonb(repeat('"', n)), '{}' FROM unnest('{100,2000,300000}'::int[]) n;
 SELECT is_row_to_json('long_value', 'values out of line, compressed by two methods and plain');
 SELECT cmp_ok((SELECT max(pg_column_size(external)) FROM long_value), '>', 1000000, 'some are long indeed');
@@ -176,7 +180,8 @@ ALTER TABLE parted_a_2 DROP gone, DROP gone_too;
 ALTER TABLE parted_a ATTACH PARTITION parted_a_2 FOR VALUES FROM (100) TO (200);
 CREATE TABLE parted_a_1 PARTITION OF parted_a FOR VALUES FROM (0) TO (100);
 CREATE TABLE parted_default PARTITION OF parted DEFAULT;
-INSERT INTO parted SELECT n, (ARRAY['a', 'z', 'q', NULL])[n % 4 + 1], E'[1,\n2]', n / 7.0 FROM generate_series(1, 199) n;
+INSERT INTO parted SELECT n, (ARRAY['a', 'z', 'q', NULL])[n % 4 + 1], E'[1,\n2]', n / 7.0
+  FROM generate_series(1, 199) n;
 ALTER TABLE parted ADD late text DEFAULT 'now';
 SELECT is_row_to_json('parted', 'a partitioned table', false);
 SELECT is_row_to_json('parted_a_2', 'a partition by itself');
@@ -201,7 +206,8 @@ SELECT is_row_to_json('temporary', 'a temporary table');
 CREATE UNLOGGED TABLE unlogged AS SELECT 1 AS id;
 SELECT is_row_to_json('unlogged', 'an unlogged table');
 CREATE SEQUENCE numbers;
-SELECT is(pg_read_file((bacmr_export('numbers')).path), E'{"last_value":1,"log_cnt":0,"is_called":false}\n', 'a sequence');
+SELECT is(pg_read_file((bacmr_export('numbers')).path), E'{"last_value":1,"log_cnt":0,"is_called":false}\n',
+  'a sequence');
 CREATE INDEX plain_index ON plain (t);
 SELECT raises($$SELECT bacmr_export('plain_index')$$, '42809', 'plain_index', '', 'an index');
 SELECT raises($$SELECT bacmr_export('user_type.changed')$$, '42809', 'changed', '', 'a composite type');
@@ -217,7 +223,8 @@ CREATE TABLE "..
 %" (id int);
 CREATE TABLE "..hidden" (id int);
 CREATE TABLE "Select" ("from" int, "where" int); INSERT INTO "Select" VALUES (1, 2);
-SELECT is_row_to_json(c::regclass, 'a table named ' || to_json(c)) FROM unnest(ARRAY['"a/b"', '"Select"', E'"..\n%"', '"..hidden"']) c;
+SELECT is_row_to_json(c::regclass, 'a table named ' || to_json(c))
+  FROM unnest(ARRAY['"a/b"', '"Select"', E'"..\n%"', '"..hidden"']) c;
 SELECT set_eq($$SELECT substring(name_of(path) from '^(.*)_\d{8}_\d{6}(_\d+)?\.ndjson$') FROM exported
                 WHERE relation::text ~ '[./]' AND relation::text !~ '^(every|user)_type'$$,
   ARRAY['dr_export_a%2Fb', 'dr_export_%2E.%0A%25', 'dr_export_%2E.hidden', 'dr_export_جدول%20عربي'],
@@ -256,7 +263,8 @@ END
 $$;
 CREATE SCHEMA elsewhere;
 SET LOCAL search_path = elsewhere, every_type, public;
-SELECT is(concat('2026-01-31 12:00+00'::timestamptz, ' ', '1 day'::interval, ' ', '\\x00'::bytea, ' ', 0.1::float4::float8),
+SELECT is(concat('2026-01-31 12:00+00'::timestamptz, ' ', '1 day'::interval, ' ', '\\x00'::bytea, ' ',
+  0.1::float4::float8),
   E'31.01.2026 17:45:00 +0545 P1D \\000 0.100000001490116', 'settings that print otherwise');
 SELECT is((bacmr_export(relation)).sha256, sha256, 'under other settings: type ' || type)
 FROM every_type."tables of types" JOIN exported USING (relation) ORDER BY type;
@@ -288,11 +296,13 @@ FROM exported e, (VALUES ('gzip', 'gzip', '.ndjson.gz'), ('zstd', 'zstd', '.ndjs
      LATERAL bacmr_export(e.relation, compression => v.compression) c
 WHERE e.relation IN ('every_type.text'::regclass, 'many_view', 'no_rows', 'long_value', 'no_columns_but_rows');
 SELECT is((SELECT split_part(shell(format('%s %s %s | sha256sum', tool, CASE tool WHEN 'cat' THEN '' ELSE '-dc' END,
-                                          shell_quoted(packed))), ' ', 1)), sha256, format('%s unpacks %s', tool, relation))
+                                          shell_quoted(packed))), ' ', 1)), sha256,
+                                            format('%s unpacks %s', tool, relation))
 FROM compressed ORDER BY 1;
 SELECT is_empty($$SELECT relation, compression FROM compressed WHERE packed NOT LIKE '%' || suffix
   OR packed_bytes <> octet_length(pg_read_binary_file(packed))
-  OR packed_sha256 <> encode(sha256(pg_read_binary_file(packed)), 'hex')$$, 'name, size and sum are of the file as written');
+  OR packed_sha256 <> encode(sha256(pg_read_binary_file(packed)), 'hex')$$,
+    'name, size and sum are of the file as written');
 SELECT cmp_ok(packed_bytes, '<', bytes / 20, compression || ' makes repetitive text small')
 FROM compressed WHERE relation = 'long_value'::regclass AND compression <> 'none';
 
@@ -304,8 +314,33 @@ CREATE FUNCTION all_files(command text) RETURNS SETOF text LANGUAGE sql AS $$
 $$;
 SELECT is((SELECT all_files('wc -l < .all'))::bigint, (SELECT all_files('jq -c ''objects'' .all | wc -l'))::bigint,
   'jq reads each line as an object');
-\set python 'import sys, json\nn = bad = 0\nfor raw in sys.stdin.buffer:\n    n += 1\n    try:\n        line = raw.decode("utf-8")\n        assert line.endswith("\\n") and "\\r" not in line\n        seen = []\n        value = json.loads(line, parse_int=str, parse_float=str, parse_constant=lambda c: 1 / 0, object_pairs_hook=lambda p: (seen.append([k for k, _ in p]), dict(p))[1])\n        assert isinstance(value, dict) and list(value) == seen[-1]\n    except Exception as e:\n        bad += 1\n        print("bad", n, repr(e)[:200], raw[:200])\nprint(n, bad)\n'
-SELECT is((SELECT string_agg(l, E'\n') FROM all_files(format('python3 -c %s < .all', shell_quoted(:'python'))) l),
+CREATE FUNCTION python_reader() RETURNS text LANGUAGE sql AS $function$ SELECT $python$
+import sys, json
+
+def unlike_any(constant):
+    raise ValueError(constant)
+
+lines = bad = 0
+for raw in sys.stdin.buffer:
+    lines += 1
+    try:
+        line = raw.decode("utf-8")
+        assert line.endswith("\n") and "\r" not in line
+        objects = []
+        def keep(pairs):
+            objects.append([key for key, _ in pairs])
+            return dict(pairs)
+        row = json.loads(line, parse_int=str, parse_float=str, parse_constant=unlike_any,
+                         object_pairs_hook=keep)
+        # The outermost object is the last to end.
+        assert isinstance(row, dict) and list(row) == objects[-1]
+    except Exception as error:
+        bad += 1
+        print("line", lines, repr(error)[:200], raw[:200])
+print(lines, bad)
+$python$ $function$;
+SELECT is((SELECT string_agg(l, E'\n') FROM all_files(format('python3 -c %s < .all',
+  shell_quoted(python_reader()))) l),
   (SELECT all_files('wc -l < .all')) || ' 0', 'Python reads each line: strict JSON, strict UTF-8, no key twice');
 
 -- And what they read is what is in the table.
