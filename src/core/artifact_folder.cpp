@@ -13,11 +13,14 @@
 #include "core/durable_file.hpp"
 #include "core/error.hpp"
 #include "core/manifest.hpp"
+#include "core/sha256.hpp"
 
 namespace core {
 namespace {
 
 constexpr std::size_t kLongestName = 200;
+constexpr std::size_t kLongestPart = 100;
+constexpr std::size_t kDigits = 12;
 
 Descriptor open_directory(const std::string& path, int flags) {
   Descriptor fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | flags));
@@ -52,6 +55,22 @@ std::string folder_name(const std::string& text) {
     }
   }
   return name;
+}
+
+std::string short_name(const std::string& name) {
+  if (name.size() <= kLongestPart) {
+    return name;
+  }
+  std::size_t end = kLongestPart - kDigits - 1;
+  // Not in the middle of a character, nor of %XX.
+  while (end > 0 && (static_cast<unsigned char>(name[end]) & 0xC0) == 0x80) {
+    --end;
+  }
+  if (const std::size_t percent = name.rfind('%', end - 1);
+      percent != std::string::npos && percent + 3 > end) {
+    end = percent;
+  }
+  return name.substr(0, end) + "~" + sha256_hex(name).substr(0, kDigits);
 }
 
 bool is_plain_file_name(const std::string& name) {

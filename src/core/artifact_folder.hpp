@@ -16,6 +16,10 @@ namespace core {
 // for more than a name is written as %XX.
 std::string folder_name(const std::string& text);
 
+// A name that leaves room for a prefix, a time and a suffix: what is too long is cut, and told
+// apart by a part of its SHA-256.
+std::string short_name(const std::string& name);
+
 // Whether `name` is a plain, visible file name: no '/', no leading dot, nothing that a terminal
 // would act upon, at most 200 bytes.
 bool is_plain_file_name(const std::string& name);

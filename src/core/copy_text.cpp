@@ -48,6 +48,20 @@ void append_quoted(std::string& out, std::string_view text) {
 
 bool append_literal(std::string& out, const JsonValue& value, const ColumnShape& shape);
 
+// Whether an array inside an array is a further dimension of it, rather than an element.
+bool is_dimension(std::string_view array, const ColumnShape& element) {
+  switch (element.kind) {
+    case ColumnShape::Kind::kJson:
+    case ColumnShape::Kind::kArray:
+      return false;
+    case ColumnShape::Kind::kVector:
+      // A vector holds neither arrays nor nulls.
+      return array.size() > 1 && (array[1] == '[' || array[1] == 'n');
+    default:
+      return true;
+  }
+}
+
 bool append_array(std::string& out, std::string_view array, const ColumnShape& shape) {
   std::vector<JsonValue> elements;
   split_json_array(array, elements);
@@ -57,7 +71,7 @@ bool append_array(std::string& out, std::string_view array, const ColumnShape& s
     if (&element != elements.data()) {
       out += shape.delimiter;
     }
-    if (element.kind == JsonKind::kArray && element_shape.kind != ColumnShape::Kind::kJson) {
+    if (element.kind == JsonKind::kArray && is_dimension(element.text, element_shape)) {
       // A further dimension of the same array.
       if (!append_array(out, element.text, shape)) {
         return false;

@@ -137,7 +137,7 @@ std::string manifest_text(const Manifest& manifest) {
   member(out, "namespace_column",
          manifest.namespace_column.empty() ? "null" : json_string(manifest.namespace_column));
   member(out, "namespace",
-         manifest.exported_namespace.empty() ? "null" : json_string(manifest.exported_namespace));
+         manifest.exported_namespace ? json_string(*manifest.exported_namespace) : "null");
   text_member(out, "compression", name_of(manifest.compression));
   JsonArray columns;
   for (const ManifestColumn& column : manifest.columns) {
@@ -202,11 +202,11 @@ Manifest parse_manifest(std::string_view text, const std::string& name) {
   Manifest manifest;
   manifest.file = reader.text("file");
   manifest.relation = reader.text("relation");
-  for (const auto& [key, into] : {std::pair("namespace_column", &manifest.namespace_column),
-                                  std::pair("namespace", &manifest.exported_namespace)}) {
-    if (!reader.at(key).is_null()) {
-      *into = reader.text(key);
-    }
+  if (!reader.at("namespace_column").is_null()) {
+    manifest.namespace_column = reader.text("namespace_column");
+  }
+  if (!reader.at("namespace").is_null()) {
+    manifest.exported_namespace = reader.text("namespace");
   }
   const std::optional<Compression> compression = parse_compression(reader.text("compression"));
   if (!compression) {

@@ -30,8 +30,8 @@ using LineRuns = std::vector<std::pair<std::uint64_t, std::uint64_t>>;
 struct Manifest {
   std::string file;
   std::string relation;
-  std::string namespace_column;    // '' where there is none
-  std::string exported_namespace;  // '' where all were exported
+  std::string namespace_column;                   // '' where there is none
+  std::optional<std::string> exported_namespace;  // only this one
   Compression compression = Compression::kNone;
   std::vector<ManifestColumn> columns;
   std::uint64_t rows = 0;

@@ -47,6 +47,7 @@ class Sentence {
   void add(std::string_view bytes) {
     if (pending_) {
       last_word_ = text_.size();
+      before_last_word_ = length_;
       text_ += ' ';
       ++length_;
       pending_ = false;
@@ -57,9 +58,9 @@ class Sentence {
   std::size_t length() const { return length_ + (pending_ ? 1 : 0); }
   bool long_enough() const { return length_ >= kMinSentence; }
   std::string str() { return std::move(text_); }
-  // Without the word that did not get finished, unless there is only that.
+  // Without the word that did not get finished, unless little else is there.
   std::string cut() {
-    if (!pending_ && last_word_ > 0) {
+    if (!pending_ && before_last_word_ >= kMinSentence) {
       text_.resize(last_word_);
     }
     return std::move(text_);
@@ -68,8 +69,9 @@ class Sentence {
  private:
   std::string text_;
   std::size_t length_ = 0;
-  std::size_t last_word_ = 0;  // where the blank before it is
-  bool pending_ = false;       // a blank, if anything follows
+  std::size_t last_word_ = 0;         // where the blank before it is, in bytes
+  std::size_t before_last_word_ = 0;  // and in characters
+  bool pending_ = false;              // a blank, if anything follows
 };
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "jobs/export.hpp"
 #include "jobs/http_metrics.hpp"
 #include "net/service.hpp"
+#include "pg/encoding.hpp"
 #include "pg/guard.hpp"
 #include "pg/roles.hpp"
 #include "providers/blob_store.hpp"
@@ -50,11 +51,13 @@ std::string read_manifest(const core::ArtifactFolder& folder, const std::string&
 
 ArtifactSource::ArtifactSource(const std::string& source, const std::string& request_id)
     : source_(source), path_(source) {
+  // Names of files and objects are UTF-8, those of servers the database's.
   const std::size_t slash = source.find('/');
   if (slash == 0 || slash == std::string::npos) {
-    open_file(source);
+    open_file(pg::to_utf8(source).value_or(source));
   } else {
-    fetch(source.substr(0, slash), source.substr(slash + 1), request_id);
+    const std::string object = source.substr(slash + 1);
+    fetch(source.substr(0, slash), pg::to_utf8(object).value_or(object), request_id);
   }
 }
 

@@ -7,7 +7,9 @@
 #include "core/error.hpp"
 #include "core/json.hpp"
 #include "jobs/import.hpp"
+#include "jobs/table_key.hpp"
 #include "jobs/verify.hpp"
+#include "pg/column_shape.hpp"
 #include "pg/encoding.hpp"
 #include "pg/guard.hpp"
 #include "pg/security.hpp"
@@ -27,7 +29,7 @@ struct LiveTable {
   Oid relation = InvalidOid;
   std::string name;                   // for SQL
   std::vector<TargetColumn> columns;  // that the export has too
-  std::vector<std::string> key;       // of the primary key, quoted; empty: there is none
+  std::vector<KeyColumn> key;         // empty: there is none
 };
 
 LiveTable find_live_table(const core::Manifest& manifest) {
@@ -41,40 +43,44 @@ LiveTable find_live_table(const core::Manifest& manifest) {
                       "Import it first: bacmr_import_chunks, or bacmr_import for another table.");
   }
   live.name = name;
-  for (const TargetColumn& column : target_columns(live.relation)) {
-    const auto same = [&](const core::ManifestColumn& each) {
-      return each.name == pg::to_utf8(column.name);
-    };
-    if (std::ranges::any_of(manifest.columns, same)) {
-      live.columns.push_back(column);
+  const std::vector<TargetColumn> columns = target_columns(live.relation);
+  for (const core::ManifestColumn& exported : manifest.columns) {
+    const auto found = std::ranges::find_if(columns, [&](const TargetColumn& column) {
+      return pg::to_utf8(column.name) == exported.name;
+    });
+    if (found == columns.end()) {
+      throw core::Error("42703",
+                        pg::to_database_text("the export has a column \"" + exported.name +
+                                             "\" that " + manifest.relation + " lacks"),
+                        "An import of it into that table would be refused too.",
+                        "The table was altered since: export it again.");
     }
+    live.columns.push_back(*found);
   }
-  if (live.columns.empty()) {
-    throw core::Error("42703", "the export has no column in common with " + name, {},
-                      "The table was replaced since: import the export into a table of its own.");
-  }
-  const pg::Rows key = spi.query(
-      "SELECT a.attname::text FROM pg_index i CROSS JOIN generate_series(0, i.indnkeyatts - 1) n"
-      " JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = i.indkey[n]"
-      " WHERE i.indrelid = $1 AND i.indisprimary ORDER BY n",
-      {pg::Param::oid(live.relation)});
-  for (std::uint64_t i = 0; i < key.size(); ++i) {
-    const std::string column = key.text(i, 0);
-    if (std::ranges::find(live.columns, column, &TargetColumn::name) == live.columns.end()) {
+  live.key = key_of(live.relation, KeyKind::kPrimary);
+  for (const KeyColumn& column : live.key) {
+    if (std::ranges::find(live.columns, column.name, &TargetColumn::name) == live.columns.end()) {
       live.key.clear();
       break;
     }
-    live.key.push_back(pg::quote_identifier(column));
   }
   return live;
 }
 
-// A column's value as two rows are compared by: its bytes, but for json, whose line breaks an
-// export turns into spaces.
+bool holds_json(const core::ColumnShape& shape) {
+  return shape.kind == core::ColumnShape::Kind::kJson ||
+         std::ranges::any_of(shape.children, holds_json);
+}
+
+// A column's value as two rows are compared by: its bytes, but for json, in which an export turns
+// line breaks into spaces, and an import drops those around it.
 std::string comparable(const std::string& prefix, const TargetColumn& column) {
   const Oid base = pg::call([&] { return getBaseType(column.type_oid); });
   const std::string value = prefix + column.quoted;
-  return base == JSONOID ? "pg_catalog.translate(" + value + "::text, E'\\n\\r', '  ')" : value;
+  if (base == JSONOID) {
+    return "btrim(translate(" + value + "::text, E'\\n\\r', '  '), E' \\t')";
+  }
+  return base != JSONBOID && holds_json(pg::shape_of(base)) ? "to_jsonb(" + value + ")" : value;
 }
 
 std::string row_of(const std::string& prefix, const LiveTable& live) {
@@ -87,10 +93,10 @@ std::string row_of(const std::string& prefix, const LiveTable& live) {
 
 std::string live_rows(const LiveTable& live, const core::Manifest& manifest,
                       const std::string& space_column) {
-  return manifest.exported_namespace.empty()
-             ? live.name
-             : "(SELECT * FROM " + live.name + " WHERE " + space_column + " = " +
-                   pg::quote_literal(pg::to_database_encoding(manifest.exported_namespace)) + ")";
+  return manifest.exported_namespace
+             ? "(SELECT * FROM " + live.name + " WHERE " + space_column + " = " +
+                   pg::quote_literal(pg::to_database_encoding(*manifest.exported_namespace)) + ")"
+             : live.name;
 }
 
 std::string comparison(const LiveTable& live, const std::string& scratch,
@@ -105,20 +111,15 @@ std::string comparison(const LiveTable& live, const std::string& scratch,
            " s UNION ALL SELECT " + row_of("l.", live) + "::text, 0, 1 FROM " + live_table +
            " l) u GROUP BY r) g";
   }
-  std::string match;
-  for (const std::string& column : live.key) {
-    match.append(match.empty() ? "" : " AND ").append("s." + column + " = l." + column);
-  }
-  const std::string& first = live.key.front();
+  const std::string& first = live.key.front().quoted;
   // By their bytes: types need no operator, and 1.0 is not 1.00.
   return "SELECT count(*) FILTER (WHERE l." + first + " IS NULL), count(*) FILTER (WHERE s." +
          first + " IS NOT NULL AND l." + first + " IS NOT NULL AND record_image_ne(" +
          row_of("s.", live) + ", " + row_of("l.", live) + ")), count(*) FILTER (WHERE s." + first +
-         " IS NULL) FROM " + scratch + " s FULL JOIN " + live_table + " l ON " + match;
+         " IS NULL) FROM " + scratch + " s FULL JOIN " + live_table + " l ON " +
+         key_match(live.key, "s", "l");
 }
 
-// The column that holds the namespaces, which the manifest does not name: the one that an export of
-// chunks was chosen by.
 std::string space_column_of(const core::Manifest& manifest) {
   return pg::quote_identifier(pg::to_database_encoding(manifest.namespace_column));
 }
@@ -174,7 +175,7 @@ RunResult drill_result(const ArtifactSource& source, const DrillResult& result) 
   RunResult run;
   run.status = result.ok() ? RunStatus::kSucceeded : RunStatus::kDiscrepancies;
   run.detail = core::JsonObject()
-                   .text("source", source.name())
+                   .text("source", pg::to_utf8(source.name()).value_or("?"))
                    .text("relation", source.manifest().relation)
                    .text("snapshot_at", source.manifest().snapshot_at)
                    .raw("drill", result.figures())

@@ -134,10 +134,10 @@ core::ArtifactFolder folder_of(const ExportRequest& request) {
 }  // namespace
 
 core::ArtifactFolder database_folder() {
-  return {pg::settings::artifact_directory(), core::folder_name(database_name())};
+  return {pg::settings::artifact_directory(), core::folder_name(utf8(database_name()))};
 }
 
-std::string object_prefix() { return core::folder_name(database_name()) + "/"; }
+std::string object_prefix() { return core::folder_name(utf8(database_name())) + "/"; }
 
 core::Compression checked_compression(const std::optional<std::string>& name) {
   const auto compression = core::parse_compression(name.value_or("none"));
@@ -168,7 +168,7 @@ ExportRequest export_of_table(Oid relation) {
     throw core::Error(core::sqlstate::kUndefinedTable,
                       "there is no relation with the OID " + std::to_string(relation));
   }
-  request.name = core::folder_name(name);
+  request.name = core::short_name(core::folder_name(utf8(name)));
   pg::Spi spi;
   const pg::Rows key = spi.query(
       "SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid"
@@ -238,7 +238,9 @@ void Export::write() {
   manifest_.file = file_;
   manifest_.compression = request_.compression;
   manifest_.namespace_column = utf8(request_.space_column);
-  manifest_.exported_namespace = utf8(request_.space.value_or(""));
+  if (request_.space) {
+    manifest_.exported_namespace = utf8(*request_.space);
+  }
   const std::vector<pg::LineColumn> columns = pg::columns_of(request_.relation);
   for (const pg::LineColumn& column : columns) {
     manifest_.columns.push_back({utf8(column.name), utf8(column.type)});
@@ -341,7 +343,7 @@ void Export::upload() {
 }
 
 std::string Export::remote_source() const {
-  return request_.destination ? *request_.destination + "/" + object_prefix() + file_ : "";
+  return request_.destination ? utf8(*request_.destination) + "/" + object_prefix() + file_ : "";
 }
 
 std::string Export::url() const { return store_ ? store_->url(object_prefix() + file_) : ""; }
@@ -359,7 +361,7 @@ void Export::describe(core::JsonObject& detail) const {
       .number("bytes", static_cast<std::int64_t>(manifest_.bytes))
       .text("sha256", manifest_.sha256)
       .text("snapshot_at", manifest_.snapshot_at);
-  if (store_) {
+  if (request_.destination) {
     detail.text("url", url()).text("source", remote_source());
   }
 }

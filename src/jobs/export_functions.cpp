@@ -5,6 +5,7 @@
 #include "jobs/export.hpp"
 #include "jobs/gauges.hpp"
 #include "jobs/job_run.hpp"
+#include "pg/encoding.hpp"
 #include "pg/entry.hpp"
 #include "pg/log.hpp"
 #include "pg/result.hpp"
@@ -37,12 +38,13 @@ Datum export_function(const pg::Args& args, const pg::Extension& extension,
     prune_history(extension);
     pg::log_line(pg::LogLevel::kInfo, "export written", detail.str(), run.request_id);
     const core::Manifest& manifest = exported.manifest();
-    values = {pg::Value::int8(run.id),
-              pg::Value::text(exported.path()),
-              exported.uploads() ? pg::Value::text(exported.url()) : pg::Value{},
-              pg::Value::int8(static_cast<std::int64_t>(manifest.rows)),
-              pg::Value::int8(static_cast<std::int64_t>(manifest.bytes)),
-              pg::Value::text(manifest.sha256)};
+    values = {
+        pg::Value::int8(run.id),
+        pg::Value::text(pg::to_database_text(exported.path())),
+        exported.uploads() ? pg::Value::text(pg::to_database_text(exported.url())) : pg::Value{},
+        pg::Value::int8(static_cast<std::int64_t>(manifest.rows)),
+        pg::Value::int8(static_cast<std::int64_t>(manifest.bytes)),
+        pg::Value::text(manifest.sha256)};
   }
   return pg::record(args, values);
 }

@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "core/json_line.hpp"
+#include "jobs/table_key.hpp"
 #include "pg/column_shape.hpp"
 #include "pg/copy_in.hpp"
 #include "pg/encoding.hpp"
@@ -15,6 +16,7 @@
 #include "pg/spi.hpp"
 
 extern "C" {
+#include "catalog/pg_type_d.h"
 #include "utils/lsyscache.h"
 }
 
@@ -96,10 +98,10 @@ class LineConverter {
   };
 
   [[noreturn]] void fail(const std::string& reason) const {
-    throw core::Error(
-        core::sqlstate::kBadFileFormat,
-        "line " + std::to_string(reader_.lines()) + " of \"" + source_.name() + "\" " + reason,
-        "Nothing was imported.", "Take another copy of the export.");
+    throw core::Error(core::sqlstate::kBadFileFormat,
+                      "line " + std::to_string(reader_.lines()) + " of \"" + source_.name() +
+                          "\" " + pg::to_database_text(reason),
+                      "Nothing was imported.", "Take another copy of the export.");
   }
 
   // Sorts the members into the columns' order.
@@ -188,36 +190,15 @@ std::vector<TargetColumn> columns_to_fill(const core::Manifest& manifest,
     }
   }
   if (!extra.empty() && unknown == UnknownColumns::kError) {
-    throw core::Error("42703", "the export has columns that " + table + " lacks: " + extra, {},
-                      "Add them to the table, or leave them out: unknown_columns => 'ignore'.");
+    throw core::Error(
+        "42703", "the export has columns that " + table + " lacks: " + pg::to_database_text(extra),
+        {}, "Add them to the table, or leave them out: unknown_columns => 'ignore'.");
   }
   if (fill.empty()) {
     throw core::Error("42703", "the export has no column in common with " + table, {},
                       "Its columns are listed in its manifest. Is this the right table?");
   }
   return fill;
-}
-
-// The columns that tell rows apart: the primary key, else a unique index without conditions.
-std::vector<std::string> key_columns(Oid relation, const std::string& table) {
-  pg::Spi spi;
-  const pg::Rows rows = spi.query(
-      "SELECT a.attname::text FROM (SELECT indexrelid, indrelid, indkey, indnkeyatts FROM pg_index"
-      "  WHERE indrelid = $1 AND indisunique AND indisvalid AND indimmediate AND indpred IS NULL"
-      "  AND indexprs IS NULL ORDER BY indisprimary DESC, indexrelid LIMIT 1) i"
-      " CROSS JOIN generate_series(0, i.indnkeyatts - 1) n"
-      " JOIN pg_attribute a ON a.attrelid = $1 AND a.attnum = i.indkey[n] ORDER BY n",
-      {pg::Param::oid(relation)});
-  std::vector<std::string> names;
-  for (std::uint64_t i = 0; i < rows.size(); ++i) {
-    names.push_back(rows.text(i, 0));
-  }
-  if (names.empty()) {
-    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
-                      "on_conflict 'update' needs a unique key, and " + table + " has none", {},
-                      "Add a primary key, or import with on_conflict 'error' into an empty table.");
-  }
-  return names;
 }
 
 // What the new rows are when they may meet old ones: in a temporary table first.
@@ -245,53 +226,74 @@ class Staging {
   std::string name_ = "pg_temp.bacmr_import";
 };
 
+// The key that new rows may meet old ones in; all of it has to be in the export.
+std::vector<KeyColumn> conflict_key(Oid relation, const std::vector<TargetColumn>& columns) {
+  const std::string table = sql_name(relation);
+  std::vector<KeyColumn> key = key_of(relation, KeyKind::kAnyUnique);
+  if (key.empty()) {
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                      "on_conflict 'update' needs a unique key, and " + table + " has none", {},
+                      "Add a primary key, or import with on_conflict 'error' into an empty table.");
+  }
+  for (const KeyColumn& column : key) {
+    if (std::ranges::find(columns, column.name, &TargetColumn::name) == columns.end()) {
+      throw core::Error(
+          "42703", "the export lacks the column \"" + column.name + "\" of the key of " + table, {},
+          "Import it with on_conflict 'error'.");
+    }
+  }
+  return key;
+}
+
+std::string update_action(const std::vector<KeyColumn>& key,
+                          const std::vector<TargetColumn>& columns) {
+  std::string list;
+  for (const KeyColumn& column : key) {
+    list.append(list.empty() ? "" : ", ").append(column.quoted);
+  }
+  std::string changes;
+  for (const TargetColumn& column : columns) {
+    if (!column.identity_always &&
+        std::ranges::find(key, column.name, &KeyColumn::name) == key.end()) {
+      changes.append(changes.empty() ? "" : ", ")
+          .append(column.quoted + " = excluded." + column.quoted);
+    }
+  }
+  return " ON CONFLICT (" + list + ") DO " +
+         (changes.empty() ? "NOTHING" : "UPDATE SET " + changes);
+}
+
 ImportCounts merge(const ArtifactSource& source, Oid relation,
                    const std::vector<TargetColumn>& columns, OnConflict on_conflict) {
   const std::string table = sql_name(relation);
-  std::string action = " ON CONFLICT DO NOTHING";
-  std::string match;
+  std::vector<KeyColumn> key;
   if (on_conflict == OnConflict::kUpdate) {
-    std::string key;
-    const std::vector<std::string> names = key_columns(relation, table);
-    for (const std::string& name : names) {
-      const std::string quoted = pg::quote_identifier(name);
-      key.append(key.empty() ? "" : ", ").append(quoted);
-      match.append(match.empty() ? "" : " AND ").append("t." + quoted + " = s." + quoted);
-      if (std::ranges::find(columns, name, &TargetColumn::name) == columns.end()) {
-        throw core::Error("42703",
-                          "the export lacks the column \"" + name + "\" of the key of " + table, {},
-                          "Import it with on_conflict 'error'.");
-      }
-    }
-    std::string changes;
-    for (const TargetColumn& column : columns) {
-      if (!column.identity_always && std::ranges::find(names, column.name) == names.end()) {
-        changes.append(changes.empty() ? "" : ", ")
-            .append(column.quoted + " = excluded." + column.quoted);
-      }
-    }
-    action = changes.empty() ? " ON CONFLICT (" + key + ") DO NOTHING"
-                             : " ON CONFLICT (" + key + ") DO UPDATE SET " + changes;
+    key = conflict_key(relation, columns);
   }
   const Staging staging(source, columns);
+  const std::string insert = "INSERT INTO " + table + " AS t (" + joined(columns) +
+                             ") OVERRIDING SYSTEM VALUE SELECT " + joined(columns, "s.") +
+                             " FROM " + staging.name() + " s";
   pg::Spi spi;
   ImportCounts counts;
   counts.read = source.manifest().rows;
-  if (!match.empty()) {
-    counts.updated = static_cast<std::uint64_t>(spi.query("SELECT count(*) FROM " + staging.name() +
-                                                          " s WHERE EXISTS (SELECT FROM " + table +
-                                                          " t WHERE " + match + ")")
-                                                    .int8(0, 0));
+  if (key.empty()) {
+    counts.inserted = spi.query(insert + " ON CONFLICT DO NOTHING").size();
+  } else {
+    std::string returned;
+    for (const KeyColumn& column : key) {
+      returned.append(returned.empty() ? "" : ", ").append("t." + column.quoted);
+    }
+    // One statement, one snapshot: the question sees the table as it was before.
+    const pg::Rows rows =
+        spi.query("WITH changed AS (" + insert + update_action(key, columns) + " RETURNING " +
+                  returned + ") SELECT count(*), count(*) FILTER (WHERE EXISTS (SELECT FROM " +
+                  table + " t WHERE " + key_match(key, "t", "c") + ")) FROM changed c");
+    counts.updated = static_cast<std::uint64_t>(rows.int8(0, 1));
+    counts.inserted = static_cast<std::uint64_t>(rows.int8(0, 0)) - counts.updated;
   }
-  const std::uint64_t changed =
-      spi.query("INSERT INTO " + table + " AS t (" + joined(columns) +
-                ") OVERRIDING SYSTEM VALUE SELECT " + joined(columns, "s.") + " FROM " +
-                staging.name() + " s" + action)
-          .size();
   staging.drop();
-  counts.updated = std::min(counts.updated, changed);
-  counts.inserted = changed - counts.updated;
-  counts.skipped = counts.read - std::min(changed, counts.read);
+  counts.skipped = counts.read - std::min(counts.inserted + counts.updated, counts.read);
   return counts;
 }
 
@@ -299,28 +301,41 @@ ImportCounts merge(const ArtifactSource& source, Oid relation,
 void advance_sequences(Oid relation, const std::vector<TargetColumn>& columns) {
   const std::string table = sql_name(relation);
   for (const TargetColumn& column : columns) {
+    const Oid type = pg::call([&] { return getBaseType(column.type_oid); });
+    if (type != INT2OID && type != INT4OID && type != INT8OID) {
+      continue;
+    }
     pg::Spi spi;
     const pg::Rows sequence = spi.query(
-        "SELECT s.seqrelid::regclass::text, s.seqincrement > 0, c.relowner FROM pg_sequence s"
-        " JOIN pg_class c ON c.oid = s.seqrelid"
-        " WHERE s.seqrelid = pg_get_serial_sequence($1, $2)::regclass",
-        {pg::Param::text(table), pg::Param::text(column.name)});
+        "SELECT q.seqrelid::regclass::text, q.seqincrement > 0, s.relowner, t.relowner"
+        " FROM pg_sequence q JOIN pg_class s ON s.oid = q.seqrelid, pg_class t"
+        " WHERE q.seqrelid = pg_get_serial_sequence($1, $2)::regclass AND t.oid = $3"
+        " AND t.relkind IN ('r', 'p')",
+        {pg::Param::text(table), pg::Param::text(column.name), pg::Param::oid(relation)});
     if (sequence.empty()) {
       continue;
     }
     const std::string name = sequence.text(0, 0);
     const bool up = sequence.boolean(0, 1);
-    const pg::Rows reached = spi.query(std::string("SELECT ") + (up ? "max" : "min") + "(" +
-                                       column.quoted + ")::bigint FROM " + table);
-    if (reached.is_null(0, 0)) {
-      continue;
+    std::optional<std::int64_t> reached;
+    {
+      // Who may fill the table need not be able to read it.
+      const pg::AsUser owner(sequence.oid(0, 3), SECURITY_RESTRICTED_OPERATION);
+      const pg::Rows rows = spi.query(std::string("SELECT ") + (up ? "max" : "min") + "(" +
+                                      column.quoted + ")::bigint FROM " + table);
+      if (!rows.is_null(0, 0)) {
+        reached = rows.int8(0, 0);
+      }
     }
-    // The sequence belongs to the table: who may fill that need not own this.
-    const pg::AsUser owner(sequence.oid(0, 2), SECURITY_RESTRICTED_OPERATION);
-    spi.query("SELECT setval($1::regclass, $2) FROM " + name + " WHERE " +
-                  (up ? "$2 > last_value" : "$2 < last_value") +
-                  " OR ($2 = last_value AND NOT is_called)",
-              {pg::Param::text(name), pg::Param::int8(reached.int8(0, 0))});
+    if (reached) {
+      const pg::AsUser owner(sequence.oid(0, 2), SECURITY_RESTRICTED_OPERATION);
+      spi.query("SELECT setval($1::regclass, n) FROM " + name +
+                    ", (SELECT least(greatest($2, seqmin), seqmax) AS n FROM pg_sequence"
+                    "  WHERE seqrelid = $1::regclass) q WHERE " +
+                    (up ? "n > last_value" : "n < last_value") +
+                    " OR (n = last_value AND NOT is_called)",
+                {pg::Param::text(name), pg::Param::int8(*reached)});
+    }
   }
 }
 

@@ -5,12 +5,15 @@
 #include "core/json.hpp"
 #include "jobs/gauges.hpp"
 #include "jobs/job_run.hpp"
+#include "pg/encoding.hpp"
 #include "pg/log.hpp"
 #include "pg/spi.hpp"
 #include "sources/source.hpp"
 
 namespace jobs {
 namespace {
+
+std::string utf8(const std::string& text) { return pg::to_utf8(text).value_or("?"); }
 
 // As the manifest names relations.
 std::string relation_name(Oid relation) {
@@ -32,9 +35,8 @@ ImportCounts run_import(const pg::Extension& extension, const ImportRequest& req
       import_rows(source, relation, request.on_conflict, request.unknown_columns);
   const auto number = [](std::uint64_t n) { return static_cast<std::int64_t>(n); };
   const std::string detail = core::JsonObject()
-                                 .text("source", request.source)
-                                 .text("relation", relation_name(relation))
-                                 .text("exported", source.manifest().relation)
+                                 .text("source", utf8(request.source))
+                                 .text("relation", utf8(relation_name(relation)))
                                  .number("read", number(counts.read))
                                  .number("inserted", number(counts.inserted))
                                  .number("updated", number(counts.updated))

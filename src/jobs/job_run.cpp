@@ -6,6 +6,7 @@
 
 #include "core/error.hpp"
 #include "metrics/at_commit.hpp"
+#include "pg/encoding.hpp"
 #include "pg/security.hpp"
 #include "pg/settings.hpp"
 #include "pg/spi.hpp"
@@ -122,7 +123,7 @@ void finish_run(const pg::Extension& extension, std::int64_t run_id, const RunRe
           " SET status = $2, finished_at = clock_timestamp(), detail = $3::jsonb, error = $4"
           " WHERE run_id = $1 RETURNING job, extract(epoch FROM finished_at - started_at)::float8",
       {pg::Param::int8(run_id), pg::Param::text(name_of(result.status)),
-       pg::Param::text(result.detail), pg::Param::text(result.error)});
+       pg::Param::text(pg::to_database_text(result.detail)), pg::Param::text(result.error)});
   if (!rows.empty()) {
     count_run(rows.text(0, 0), result.status, DatumGetFloat8(rows.datum(0, 1)));
   }
@@ -143,14 +144,14 @@ std::int64_t record_run(const pg::Extension& extension, Job job, const std::stri
                         std::int64_t started_at, const RunResult& result) {
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
-  const pg::Rows rows =
-      spi.query("INSERT INTO " + table(extension) +
-                    " (job, status, started_at, finished_at, request_id, detail, error)"
-                    " VALUES ($1, $2, $3, clock_timestamp(), $4, $5::jsonb, $6) RETURNING run_id,"
-                    " extract(epoch FROM finished_at - started_at)::float8",
-                {pg::Param::text(name_of(job)), pg::Param::text(name_of(result.status)),
-                 pg::Param::timestamptz(started_at), pg::Param::text(request_id),
-                 pg::Param::text(result.detail), pg::Param::text(result.error)});
+  const pg::Rows rows = spi.query(
+      "INSERT INTO " + table(extension) +
+          " (job, status, started_at, finished_at, request_id, detail, error)"
+          " VALUES ($1, $2, $3, clock_timestamp(), $4, $5::jsonb, $6) RETURNING run_id,"
+          " extract(epoch FROM finished_at - started_at)::float8",
+      {pg::Param::text(name_of(job)), pg::Param::text(name_of(result.status)),
+       pg::Param::timestamptz(started_at), pg::Param::text(request_id),
+       pg::Param::text(pg::to_database_text(result.detail)), pg::Param::text(result.error)});
   count_run(name_of(job), result.status, DatumGetFloat8(rows.datum(0, 1)));
   return rows.int8(0, 0);
 }

@@ -34,7 +34,8 @@ const char* name_of(RunStatus status);
 // bacmr.request_id, or a fresh uuid: what ties log lines, job runs and ledger rows together.
 std::string new_request_id();
 
-// What stands in the row when the run is over. `detail`: a JSON object.
+// What stands in the row when the run is over. `detail`: a JSON object in UTF-8; `error`: in the
+// database's encoding.
 struct RunResult {
   RunStatus status = RunStatus::kSucceeded;
   std::string detail = "{}";

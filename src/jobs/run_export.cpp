@@ -13,6 +13,7 @@
 #include "jobs/retention.hpp"
 #include "jobs/verify.hpp"
 #include "net/service.hpp"
+#include "pg/encoding.hpp"
 #include "pg/log.hpp"
 #include "pg/security.hpp"
 #include "pg/snapshot.hpp"
@@ -131,7 +132,7 @@ class ScheduledExport {
     }
     const pg::ActiveSnapshot snapshot;
     exported_->write();
-    local_.emplace(exported_->local_source(), run_.request_id());
+    local_.emplace(pg::to_database_text(exported_->local_source()), run_.request_id());
     local_->require_sound();
     drilled_ = drill(*local_);
     if (!drilled_.ok()) {
@@ -150,7 +151,7 @@ class ScheduledExport {
   void verify() {
     const auto start = std::chrono::steady_clock::now();
     if (exported_->uploads()) {
-      stored_.emplace(exported_->remote_source(), run_.request_id());
+      stored_.emplace(pg::to_database_text(exported_->remote_source()), run_.request_id());
       stored_->require_sound();
     } else {
       local_->require_sound();
@@ -160,7 +161,7 @@ class ScheduledExport {
                   std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     add_step("verify", core::JsonObject()
                            .boolean("ok", true)
-                           .text("source", verified().name())
+                           .text("source", pg::to_utf8(verified().name()).value_or("?"))
                            .raw("seconds", seconds)
                            .str());
   }

@@ -4,6 +4,7 @@
 
 #include "core/error.hpp"
 #include "core/json.hpp"
+#include "pg/encoding.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "sources/source.hpp"
@@ -13,7 +14,7 @@ namespace jobs {
 RunResult verify_result(const ArtifactSource& source, const std::optional<std::string>& problem) {
   const core::Manifest& manifest = source.manifest();
   core::JsonObject detail;
-  detail.text("source", source.name())
+  detail.text("source", pg::to_utf8(source.name()).value_or("?"))
       .text("relation", manifest.relation)
       .text("file", manifest.file)
       .text("snapshot_at", manifest.snapshot_at)

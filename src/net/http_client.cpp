@@ -123,7 +123,7 @@ class HttpClient::Impl final : public LoopMember {
   }
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
-  ~Impl() {
+  ~Impl() override {
     while (!calls_.empty()) {
       cancel(calls_.begin()->first);
     }
@@ -185,9 +185,13 @@ class HttpClient::Impl final : public LoopMember {
 
   void start_due() override {
     const auto now = Clock::now();
+    std::size_t room = room_left();
     for (auto& [id, call] : calls_) {
       if (call.done || call.transfer != nullptr || call.due > now) {
         continue;
+      }
+      if (room == 0) {
+        return;
       }
       // First come, first served: else the small ones would keep a large one waiting.
       const auto wait = rate_.wait(call.spec.tokens, in_ms(now));
@@ -196,6 +200,7 @@ class HttpClient::Impl final : public LoopMember {
         return;
       }
       start_attempt(call);
+      room -= call.transfer != nullptr ? 1 : 0;
     }
   }
 
@@ -225,6 +230,9 @@ class HttpClient::Impl final : public LoopMember {
 
   std::optional<Clock::time_point> next_due() const override {
     std::optional<Clock::time_point> next;
+    if (room_left() == 0) {
+      return next;
+    }
     for (const auto& [id, call] : calls_) {
       if (!call.done && call.transfer == nullptr) {
         const auto due = std::max(call.due, not_before_);
@@ -259,6 +267,14 @@ class HttpClient::Impl final : public LoopMember {
       limits.total = limits.total.count() == 0 ? bounded : std::min(limits.total, bounded);
     }
     return limits;
+  }
+
+  std::size_t room_left() const {
+    const auto running =
+        static_cast<std::size_t>(std::count_if(calls_.begin(), calls_.end(), [](const auto& each) {
+          return each.second.transfer != nullptr;
+        }));
+    return options_.max_in_flight - std::min(options_.max_in_flight, running);
   }
 
   void start_attempt(Call& call) {

@@ -42,6 +42,8 @@ struct HttpOptions {
   // x-ratelimit-… headers is kept to as well.
   double requests_per_minute = 0;
   double tokens_per_minute = 0;
+  // Each is a connection, at least with HTTP/1.1; those beyond wait for their turn.
+  std::size_t max_in_flight = 64;
   std::chrono::milliseconds first_delay{500};  // before the first retry; the next ones double it
   // False: waits run to their end (the calls' deadlines bound them). For cleaning up.
   bool interruptible = true;

@@ -18,6 +18,11 @@ class LoopMember {
  public:
   using Clock = std::chrono::steady_clock;
 
+  LoopMember() = default;
+  LoopMember(const LoopMember&) = delete;
+  LoopMember& operator=(const LoopMember&) = delete;
+  virtual ~LoopMember() = default;
+
   // Starts the attempts whose time has come.
   virtual void start_due() = 0;
   // Hands on what has been received.
@@ -26,9 +31,6 @@ class LoopMember {
   virtual bool end(CURL* easy, CURLcode code) = 0;
   // When the next attempt is to start, where one waits for its time.
   virtual std::optional<Clock::time_point> next_due() const = 0;
-
- protected:
-  ~LoopMember() = default;
 };
 
 class HttpLoop::Impl {

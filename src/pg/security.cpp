@@ -32,6 +32,8 @@ ExportSettings::ExportSettings() {
   set("extra_float_digits", "1");
   set("lc_monetary", "C");
   set("xmloption", "content");
+  set("array_nulls", "on");
+  set("quote_all_identifiers", "off");
 }
 
 void set_local(const char* name, const char* value) {

@@ -28,7 +28,7 @@ std::optional<std::vector<Oid>> plain_tables(Oid relation) {
     if (kind == RELKIND_PARTITIONED_TABLE) {
       continue;
     }
-    if (kind != RELKIND_RELATION && kind != RELKIND_MATVIEW) {
+    if (kind != RELKIND_RELATION) {
       return std::nullopt;
     }
     tables.push_back(member);

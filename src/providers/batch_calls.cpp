@@ -103,9 +103,9 @@ void BatchCalls::halve(Ticket ticket, Batch& batch, const Request& request, bool
 }
 
 void BatchCalls::blame(Batch& batch, std::size_t index, const Outcome& outcome) {
-  batch.same_reason = batch.same_reason &&
-                      (!batch.last_fault || batch.last_fault->message == outcome.failure.message);
-  batch.last_fault = outcome.failure;
+  batch.same_cause =
+      batch.same_cause && (batch.at_fault == 0 || batch.last_fault.cause == outcome.cause);
+  batch.last_fault = outcome;
   ++batch.at_fault;
   batch.end.refused.push_back({index, outcome.reason});
 }
@@ -117,8 +117,8 @@ BatchCalls::End BatchCalls::take(Ticket ticket) {
   Batch batch = std::move(found->second);
   batches_.erase(found);
   // What all of them are refused for, each by itself, is not theirs: a parameter, say.
-  if (batch.sent > 1 && batch.at_fault == batch.sent && batch.same_reason && !batch.end.failure) {
-    batch.end.failure = std::move(batch.last_fault);
+  if (batch.sent > 1 && batch.at_fault == batch.sent && batch.same_cause && !batch.end.failure) {
+    batch.end.failure = std::move(batch.last_fault.failure);
     batch.end.refused.clear();
   }
   std::sort(batch.end.refused.begin(), batch.end.refused.end(),

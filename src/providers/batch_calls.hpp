@@ -31,7 +31,8 @@ class BatchCalls {
     };
     Kind kind = Kind::kTaken;
     std::string reason;      // kTooLarge, kAtFault: of a single item's refusal
-    ServiceFailure failure;  // kFailed, kAtFault: where it turns out to be about the whole batch
+    std::string cause;       // kAtFault: the reason without what differs from reply to reply
+    ServiceFailure failure;  // kFailed; kAtFault, where it turns out to be about the whole batch
   };
 
   class Owner {
@@ -80,9 +81,9 @@ class BatchCalls {
     std::map<net::HttpClient::Id, Request> under_way;
     std::size_t sent = 0;      // items
     std::size_t at_fault = 0;  // of them, refused one by one for something other than their size
-    bool same_reason = true;
+    bool same_cause = true;
+    Outcome last_fault;
     End end;
-    std::optional<ServiceFailure> last_fault;
   };
 
   void start(Ticket ticket, Batch& batch, Request request);

@@ -311,6 +311,7 @@ Outcome OpenAi::take_error(const net::HttpReply& reply) {
   Outcome outcome;
   outcome.kind = Outcome::Kind::kFailed;
   outcome.reason = with_status(printable(error.message, api_key_), reply);
+  outcome.cause = error.message;
   ServiceFailure& failure = outcome.failure;
   failure.message = action() + ": " + outcome.reason;
   failure.may_pass = false;

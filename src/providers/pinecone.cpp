@@ -3,49 +3,30 @@
 #include "providers/pinecone.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
-#include <limits>
 #include <map>
+#include <numeric>
 #include <utility>
 
+#include "core/batch_packer.hpp"
+#include "core/byte_buffer.hpp"
 #include "core/error.hpp"
-#include "core/json.hpp"
-#include "core/pinecone_reply.hpp"
+#include "core/pinecone_messages.hpp"
 #include "core/uri.hpp"
 #include "core/vector_metadata.hpp"
 #include "net/service_options.hpp"
 #include "providers/pinecone_connection.hpp"
+#include "providers/service_client.hpp"
 
 namespace providers {
 namespace {
 
-constexpr std::size_t kMostVectors = 1000;           // in one upsert
-constexpr std::size_t kMostUpsertBytes = 1'900'000;  // 2 MB, and some room
-constexpr std::size_t kMostDeletes = 1000;
 constexpr std::size_t kMostFetched = 100;
 constexpr std::size_t kMostUrlBytes = 6000;
-constexpr std::size_t kMostIdBytes = 512;
 constexpr const char* kPageSize = "100";
 constexpr std::size_t kReplyLimit = std::size_t{64} << 20;
 
 std::string encoded(const std::string& text) { return core::encode_query_component(text); }
-
-// With the fewest digits that give the same float again.
-void append_floats(std::string& json, const std::vector<float>& values) {
-  constexpr std::size_t kLongestFloat = 20;
-  json += '[';
-  for (const float value : values) {
-    char digits[kLongestFloat];
-    const auto [end, error] = std::to_chars(std::begin(digits), std::end(digits), value);
-    json.append(digits, end);
-    json += ',';
-  }
-  if (!values.empty()) {
-    json.pop_back();
-  }
-  json += ']';
-}
 
 // Why it cannot be sent; '' where it can.
 std::string fault_of(const std::vector<float>& values) {
@@ -100,26 +81,24 @@ class Pinecone : public VectorStore, private BatchCalls::Owner {
   void delete_namespace(const std::string& space) override;
 
  private:
-  // An upsert, or a removal.
+  // An upsert or a removal, by what it is about.
   struct Write {
     std::string space;
     bool removal = false;
-    std::vector<std::string> pieces;  // of JSON, one a record or an id
+    std::vector<std::string> ids;      // of a removal
+    std::vector<std::string> records;  // of an upsert, as JSON
   };
 
   net::HttpCall make_call(Ticket ticket, const BatchCalls::Items& items) override;
   BatchCalls::Outcome take_reply(Ticket ticket, const BatchCalls::Items& items,
                                  const net::HttpReply& reply) override;
 
-  static std::string frame(const std::string& space) {
-    return "\"namespace\":" + core::json_string(space) + "}";
-  }
   // The reply with status 2xx, or 404 where `absent` is no error.
   net::HttpReply ask(const char* what, net::HttpCall call, bool absent = false);
   template <class Value>
   Value read(const char* what, const net::HttpReply& reply, std::optional<Value> value) const {
     if (!value) {
-      raise(connection_.unreadable(connection_.action(what), reply));
+      throw_failure(connection_.unreadable(connection_.action(what), reply));
     }
     return std::move(*value);
   }
@@ -138,16 +117,18 @@ net::HttpReply Pinecone::ask(const char* what, net::HttpCall call, bool absent) 
   const bool is_absent =
       absent && reply.failure == net::HttpReply::Failure::kNone && reply.status == 404;
   if (!reply.ok && !is_absent) {
-    raise(connection_.failure(connection_.action(what), reply));
+    throw_failure(connection_.failure(connection_.action(what), reply));
   }
   return reply;
 }
 
 std::optional<int> Pinecone::dimension() {
   constexpr const char* kWhat = "read the dimension of";
-  const net::HttpReply reply = ask(kWhat, connection_.call("POST", "/describe_index_stats", "{}"));
-  const auto dimension = read(kWhat, reply, core::read_pinecone_dimension(reply.body));
-  if (dimension == 0 || dimension > std::numeric_limits<int>::max()) {
+  const net::HttpReply reply =
+      ask(kWhat, connection_.call("POST", "/describe_index_stats",
+                                  std::string(core::kDescribeIndexStatsBody)));
+  const std::uint64_t dimension = read(kWhat, reply, core::read_index_stats(reply.body)).dimension;
+  if (dimension == 0 || dimension > core::kPineconeMaxDimension) {
     throw core::Error(
         core::sqlstate::kFeatureNotSupported,
         "the index of the vector store \"" + connection_.server() + "\" has no dimension", {},
@@ -166,41 +147,43 @@ std::optional<int> Pinecone::dimension() {
 
 std::optional<std::string> Pinecone::refusal(const std::string& id,
                                              const std::string& metadata) const {
-  const bool ascii =
-      std::all_of(id.begin(), id.end(), [](unsigned char c) { return c >= 0x20 && c < 0x7F; });
-  if (id.empty() || id.size() > kMostIdBytes || !ascii) {
-    return "Pinecone takes ids of 1 to 512 printable ASCII characters";
+  if (auto problem = core::pinecone_id_problem(id)) {
+    return problem;
   }
-  return core::metadata_problem(metadata);
+  const core::VectorMetadata flat = core::flatten_metadata(metadata);
+  return flat.reason.empty() ? std::nullopt : std::optional(flat.reason);
 }
 
 Ticket Pinecone::upsert(const std::string& space, std::vector<VectorRecord> records) {
   const Ticket ticket = calls_.begin();
   Write& write = writes_[ticket];
   write.space = space;
-  write.pieces.resize(records.size());
-  const std::size_t room = kMostUpsertBytes - frame(space).size() - 32;
-  std::size_t bytes = 0;
+  write.records.resize(records.size());
   BatchCalls::Items items;
+  std::vector<core::ItemSize> sizes;
+  core::ByteBuffer json;
   for (std::size_t i = 0; i < records.size(); ++i) {
-    if (std::string fault = fault_of(records[i].values); !fault.empty()) {
+    const VectorRecord& record = records[i];
+    const core::VectorMetadata metadata = core::flatten_metadata(record.metadata);
+    std::string fault = metadata.reason.empty() ? fault_of(record.values) : metadata.reason;
+    if (!fault.empty()) {
       calls_.refuse(ticket, i, std::move(fault));
       continue;
     }
-    std::string& piece = write.pieces[i];
-    piece = "{\"id\":" + core::json_string(records[i].id) + ",\"values\":";
-    append_floats(piece, records[i].values);
-    piece += ",\"metadata\":" + core::flat_metadata(records[i].metadata) + "}";
-    records[i] = {};
-    if (!items.empty() && (items.size() == kMostVectors || bytes + piece.size() + 1 > room)) {
-      calls_.send(ticket, std::exchange(items, {}));
-      bytes = 0;
-    }
-    bytes += piece.size() + 1;
+    json.clear();
+    core::append_record(json, {record.id, record.values, metadata.json});
+    write.records[i] = json.view();
     items.push_back(i);
+    sizes.push_back({json.size(), 0});
   }
-  if (!items.empty()) {
-    calls_.send(ticket, std::move(items));
+  core::BatchLimits limits;
+  limits.max_items = std::min(core::kPineconeMaxVectors, calls_.learnt_limit());
+  limits.max_bytes = core::kPineconeMaxBytes;
+  limits.frame_bytes = core::upsert_frame_bytes(space);
+  limits.separator_bytes = 1;
+  for (const core::Batch& each : core::pack_batches(sizes, limits)) {
+    const auto first = items.begin() + static_cast<std::ptrdiff_t>(each.first);
+    calls_.send(ticket, {first, first + static_cast<std::ptrdiff_t>(each.count)});
   }
   return ticket;
 }
@@ -210,14 +193,10 @@ Ticket Pinecone::remove(const std::string& space, std::vector<std::string> ids) 
   Write& write = writes_[ticket];
   write.space = space;
   write.removal = true;
-  for (const std::string& id : ids) {
-    write.pieces.push_back(core::json_string(id));
-  }
-  for (std::size_t first = 0; first < ids.size(); first += kMostDeletes) {
-    BatchCalls::Items items;
-    for (std::size_t i = first; i < std::min(first + kMostDeletes, ids.size()); ++i) {
-      items.push_back(i);
-    }
+  write.ids = std::move(ids);
+  for (std::size_t first = 0; first < write.ids.size(); first += core::kPineconeMaxVectors) {
+    BatchCalls::Items items(std::min(core::kPineconeMaxVectors, write.ids.size() - first));
+    std::iota(items.begin(), items.end(), first);
     calls_.send(ticket, std::move(items));
   }
   return ticket;
@@ -225,15 +204,20 @@ Ticket Pinecone::remove(const std::string& space, std::vector<std::string> ids) 
 
 net::HttpCall Pinecone::make_call(Ticket ticket, const BatchCalls::Items& items) {
   const Write& write = writes_.at(ticket);
-  std::string body = write.removal ? "{\"ids\":[" : "{\"vectors\":[";
-  for (const std::size_t item : items) {
-    body += write.pieces[item];
-    body += ',';
+  if (write.removal) {
+    std::vector<std::string> ids;
+    ids.reserve(items.size());
+    for (const std::size_t item : items) {
+      ids.push_back(write.ids[item]);
+    }
+    return connection_.call("POST", "/vectors/delete", core::delete_body(write.space, ids));
   }
-  body.back() = ']';
-  body += "," + frame(write.space);
-  return connection_.call("POST", write.removal ? "/vectors/delete" : "/vectors/upsert",
-                          std::move(body));
+  std::vector<std::string_view> records;
+  records.reserve(items.size());
+  for (const std::size_t item : items) {
+    records.emplace_back(write.records[item]);
+  }
+  return connection_.call("POST", "/vectors/upsert", core::upsert_body(write.space, records));
 }
 
 BatchCalls::Outcome Pinecone::take_reply(Ticket ticket, const BatchCalls::Items& items,
@@ -249,7 +233,7 @@ BatchCalls::Outcome Pinecone::take_reply(Ticket ticket, const BatchCalls::Items&
   progress_.note_written(write.space, reply);
   BatchCalls::Outcome outcome;
   if (!write.removal) {
-    const auto written = core::read_pinecone_upserted(reply.body);
+    const auto written = core::read_upserted_count(reply.body);
     if (!written || (*written != 0 && *written < items.size())) {
       outcome.kind = BatchCalls::Outcome::Kind::kFailed;
       outcome.failure = connection_.unreadable(action, reply);
@@ -263,7 +247,7 @@ std::uint64_t Pinecone::count(const std::string& space) {
   const net::HttpReply reply =
       ask(kWhat, connection_.call("GET", "/namespaces/" + encoded(space)), true);
   progress_.note_read(space, reply);
-  return reply.ok ? read(kWhat, reply, core::read_pinecone_record_count(reply.body)) : 0;
+  return reply.ok ? read(kWhat, reply, core::read_record_count(reply.body)) : 0;
 }
 
 void Pinecone::list(const std::string& space,
@@ -279,12 +263,12 @@ void Pinecone::list(const std::string& space,
     if (!reply.ok) {
       return;
     }
-    core::PineconePage page = read(kWhat, reply, core::read_pinecone_page(reply.body));
+    core::PineconeIdPage page = read(kWhat, reply, core::read_id_page(reply.body));
     for (const std::string& id : page.ids) {
       each(id);
     }
     if (!page.next.empty() && page.next == token) {
-      raise(connection_.unreadable(connection_.action(kWhat), reply));
+      throw_failure(connection_.unreadable(connection_.action(kWhat), reply));
     }
     token = std::move(page.next);
   } while (!token.empty());
@@ -308,7 +292,7 @@ std::vector<VectorRecord> Pinecone::fetch(const std::string& space,
     if (!reply.ok) {
       return {};
     }
-    for (auto& each : read(kWhat, reply, core::read_pinecone_vectors(reply.body))) {
+    for (auto& each : read(kWhat, reply, core::read_fetched_vectors(reply.body))) {
       records.push_back({std::move(each.id), std::move(each.values), std::move(each.metadata)});
     }
   }
@@ -318,15 +302,13 @@ std::vector<VectorRecord> Pinecone::fetch(const std::string& space,
 std::vector<Match> Pinecone::query(const std::string& space, const std::vector<float>& vector,
                                    int k) {
   constexpr const char* kWhat = "search";
-  std::string body = "{\"topK\":" + std::to_string(k) + ",\"vector\":";
-  append_floats(body, vector);
-  body += ",\"includeValues\":false,\"includeMetadata\":false," + frame(space);
+  std::string body = core::query_body(space, vector, static_cast<std::uint64_t>(std::max(k, 1)));
   const net::HttpReply reply =
       ask(kWhat, connection_.call("POST", "/query", std::move(body)), true);
   progress_.note_read(space, reply);
   std::vector<Match> matches;
   if (reply.ok) {
-    for (auto& each : read(kWhat, reply, core::read_pinecone_matches(reply.body))) {
+    for (auto& each : read(kWhat, reply, core::read_query_matches(reply.body))) {
       matches.push_back({std::move(each.id), each.score});
     }
   }

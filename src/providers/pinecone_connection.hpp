@@ -37,8 +37,6 @@ class PineconeConnection {
   std::string action(const char* what) const;
 
  private:
-  std::string reason_of(const net::HttpReply& reply) const;
-
   net::HttpOptions options_;
   std::string host_;
   std::string api_key_;

@@ -115,7 +115,7 @@ ServiceFailure connection_failure(const std::string& action, const net::HttpRepl
   }
 }
 
-void raise(const ServiceFailure& failure) {
+void throw_failure(const ServiceFailure& failure) {
   throw core::Error(failure.sqlstate.c_str(), failure.message, {}, failure.hint);
 }
 

@@ -33,6 +33,6 @@ std::string with_status(const std::string& reason, const net::HttpReply& reply);
 // failed`.
 ServiceFailure connection_failure(const std::string& action, const net::HttpReply& reply);
 
-[[noreturn]] void raise(const ServiceFailure& failure);
+[[noreturn]] void throw_failure(const ServiceFailure& failure);
 
 }  // namespace providers

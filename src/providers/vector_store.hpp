@@ -43,6 +43,8 @@ class VectorStore {
 
   // What the namespace's vectors have to have; nothing where it takes any.
   virtual std::optional<int> dimension() = 0;
+  // Whether it may take a while to show what it has acknowledged.
+  virtual bool may_lag() const { return true; }
   // Why the store could not take a record with this id and metadata; asked before its text is paid
   // for.
   virtual std::optional<std::string> refusal(const std::string& id,
@@ -60,9 +62,9 @@ class VectorStore {
 
   // These wait, and throw core::Error for what fails for good.
   virtual std::uint64_t count(const std::string& space) = 0;  // may lag behind
-  // Whether all that this object has written to the namespace can be seen by now, as far as its
-  // replies tell. Nothing where they do not, or where it has written nothing. Ask after count(),
-  // list() or fetch(), which bring the news.
+  // Whether all that this object has written to the namespace can be seen by now, as far as replies
+  // told. Nothing where they do not, or where it has written nothing. Ask after list(), fetch() or
+  // query(), which bring the news.
   virtual std::optional<bool> caught_up(const std::string& space) const = 0;
   // All ids of the namespace, in no order.
   virtual void list(const std::string& space,

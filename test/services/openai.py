@@ -48,8 +48,12 @@ import math
 import random
 import re
 import struct
+import sys
 import threading
 import time
+
+# No __pycache__ in the checkout.
+sys.dont_write_bytecode = True
 
 from standin import NUMBER, Reply, Service, retry_headers, run
 
@@ -346,7 +350,8 @@ class OpenAI(Service):
 
     def refusal_by(self, rule, request):
         if rule.action == "rate_limit":
-            reply = self.error(429, f"Rate limit reached for {request.model}.", "rate_limit_exceeded", "requests")
+            message = f"Rate limit reached for {request.model}."
+            reply = self.error(429, message, "rate_limit_exceeded", "requests")
             reply.headers.update(retry_headers(rule))
             return reply
         if rule.action == "quota":

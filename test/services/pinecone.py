@@ -54,6 +54,9 @@ import threading
 import time
 import urllib.parse
 
+# No __pycache__ in the checkout.
+sys.dont_write_bytecode = True
+
 from standin import Reply, Service, retry_headers, run
 
 DEFAULT = "__default__"
@@ -258,7 +261,7 @@ class Pinecone(Service):
     def matches(self, match, request):
         return (
             ("namespace" not in match or plain(match["namespace"]) == request.namespace)
-            and ("id" not in match or any(match["id"] in one for one in request.ids if isinstance(one, str)))
+            and ("id" not in match or any(match["id"] in str(one) for one in request.ids))
             and len(request.ids) > match.get("vectors_over", -1)
         )
 
@@ -317,8 +320,8 @@ class Pinecone(Service):
 
     def checked(self, request):
         if len(request.body) > (most := self.settings["max_bytes"]):
-            message = f"message length too large: found {len(request.body)} bytes, the limit is {most} bytes"
-            raise Refused(400, message, OUT_OF_RANGE)
+            message = f"message length too large: found {len(request.body)} bytes, "
+            raise Refused(400, f"{message}the limit is {most} bytes", OUT_OF_RANGE)
         document = self.object_of(request, UPSERT_FIELDS)
         given = document.get("vectors")
         if not isinstance(given, list) or not given:
@@ -422,8 +425,8 @@ class Pinecone(Service):
             found = {one: space.vectors[one] for one in request.ids if one in space.vectors}
             headers = self.read(space)
         vectors = {one: {"id": one, **described(*held)} for one, held in found.items()}
-        document = {"vectors": vectors, "namespace": request.namespace, "usage": {"readUnits": self.int64(1)}}
-        return Reply(200, document, headers)
+        document = {"vectors": vectors, "namespace": request.namespace}
+        return Reply(200, {**document, "usage": {"readUnits": self.int64(1)}}, headers)
 
     def query(self, request, rule):
         document = self.object_of(request, QUERY_FIELDS)
@@ -453,8 +456,8 @@ class Pinecone(Service):
             if document.get("includeMetadata") and metadata is not None:
                 match["metadata"] = metadata
             matches.append(match)
-        document = {"matches": matches, "namespace": request.namespace, "usage": {"readUnits": self.int64(1)}}
-        return Reply(200, document, headers)
+        document = {"matches": matches, "namespace": request.namespace}
+        return Reply(200, {**document, "usage": {"readUnits": self.int64(1)}}, headers)
 
     def stats(self, request, rule):
         with self.lock:

@@ -65,6 +65,45 @@ TEST(FolderName, IsDifferentForDifferentTexts) {
   EXPECT_EQ(names.size(), texts.size());
 }
 
+TEST(ShortName, LeavesWhatIsShortEnough) {
+  for (const std::string& name : {std::string(), std::string("chunks"), std::string(100, 'x')}) {
+    EXPECT_EQ(core::short_name(name), name);
+  }
+}
+
+TEST(ShortName, CutsWhatIsTooLongAndTellsItApart) {
+  const std::string start(150, 'x');
+  const std::string one = core::short_name(start + "1");
+  EXPECT_LE(one.size(), 100U);
+  EXPECT_TRUE(one.starts_with(start.substr(0, 80))) << one;
+  EXPECT_EQ(core::short_name(start + "1"), one);
+  EXPECT_NE(core::short_name(start + "2"), one);
+}
+
+// Whatever the place at which it falls.
+TEST(ShortName, CutsNeitherCharactersNorWhatIsEncoded) {
+  for (std::size_t before = 0; before < 6; ++before) {
+    const std::string letters(before, 'x');
+    std::string arabic = letters;
+    std::string emoji = letters;
+    std::string encoded = letters;
+    for (int i = 0; i < 60; ++i) {
+      arabic += "ع";
+      emoji += "\xF0\x9F\x98\x80";
+      encoded += "%2F";
+    }
+    for (const auto& [name, unit] :
+         {std::pair(arabic, std::size_t{2}), std::pair(emoji, std::size_t{4}),
+          std::pair(encoded, std::size_t{3})}) {
+      const std::string cut = core::short_name(name);
+      const std::size_t kept = cut.find('~');
+      ASSERT_NE(kept, std::string::npos) << cut;
+      EXPECT_EQ((kept - before) % unit, 0U) << cut;
+      EXPECT_EQ(cut.substr(0, kept), name.substr(0, kept));
+    }
+  }
+}
+
 TEST(PlainFileName, IsVisibleAndWithoutAPath) {
   for (const std::string& name :
        {std::string("export.ndjson"), std::string("a"), std::string("a..b"), std::string("تصدير"),

@@ -2,6 +2,7 @@
 #include "core/compression.hpp"
 
 #include <gtest/gtest.h>
+#include <zstd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -207,6 +208,23 @@ TEST_P(RealCompression, GivesOutNoMoreThanThereIsRoomForHoweverMuchIsInside) {
   }
   decompressor->finish();
   EXPECT_EQ(all, kBomb);
+}
+
+// Ours have a checksum at their end; those of other writers need not.
+TEST(ZstdWithoutChecksum, IsReadToo) {
+  std::mt19937 random(13);
+  for (const std::size_t size : {1U, 5000U, 100'000U, 1'000'000U}) {
+    const std::string text = some_text(random, size);
+    std::string bytes(ZSTD_compressBound(size), '\0');
+    const std::size_t written = ZSTD_compress(bytes.data(), bytes.size(), text.data(), size, 3);
+    ASSERT_EQ(ZSTD_isError(written), 0U);
+    bytes.resize(written);
+    const auto small = [] { return std::size_t{777}; };
+    EXPECT_TRUE(decompressed(
+                    Compression::kZstd, bytes, [] { return kAny; }, small) == text)
+        << size;
+    EXPECT_TRUE(decompressed(Compression::kZstd, bytes, small, small) == text) << size;
+  }
 }
 
 class CommandLine : public test::TemporaryFolder {

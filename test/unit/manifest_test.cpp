@@ -174,13 +174,21 @@ TEST(ManifestText, HasAChecksumThatOtherToolsCanCheck) {
 
 TEST(ManifestText, HasNullWhereThereIsNothing) {
   Manifest manifest = sample();
-  manifest.namespace_column = manifest.exported_namespace = "";
+  manifest.namespace_column = "";
+  manifest.exported_namespace.reset();
   manifest.first_id = manifest.last_id = "";
   const std::string text = core::manifest_text(manifest);
   for (const char* key : {"namespace_column", "namespace", "first_id", "last_id"}) {
     EXPECT_TRUE(json::parse(text)[key].is_null()) << key;
   }
   expect_same(core::parse_manifest(text, "x"), manifest);
+}
+
+TEST(ManifestText, TellsTheEmptyNamespaceFromAll) {
+  Manifest manifest = sample();
+  manifest.exported_namespace = "";
+  expect_same(core::parse_manifest(core::manifest_text(manifest), "x"), manifest);
+  EXPECT_EQ(json::parse(core::manifest_text(manifest))["namespace"], "");
 }
 
 TEST(ManifestName, IsTheFilesWithASuffix) {

@@ -176,7 +176,7 @@ SELECT bacmr_attach('chunks', 'chunks');
 
 SELECT is((status, error, detail - 'snapshot_at'), ('succeeded'::text, NULL::text,
   jsonb_build_object('relation', 'public.chunks', 'file', name_of(path),
-    'path', path, 'rows', 2500, 'bytes', bytes, 'sha256', made.sha256)), 'the run says what was written')
+    'path', path, 'local_source', name_of(path), 'rows', 2500, 'bytes', bytes, 'sha256', made.sha256)), 'the run says what was written')
 FROM made JOIN bacmr_job_run USING (run_id);
 SELECT ok(finished_at >= started_at, 'and when') FROM bacmr_job_run WHERE run_id = :run_id;
 SET bacmr.request_id = 'request-7';

@@ -16,6 +16,14 @@ load_handbook($node, 'app', 12);
 $node->safe_psql('app', 'CREATE TABLE few AS SELECT * FROM chunks LIMIT 100; VACUUM ANALYZE chunks');
 $node->safe_psql('app', 'CREATE TABLE before AS SELECT * FROM chunks');
 my $folder = artifact_folder($node, 'app');
+my $store = $node->basedir . '/store';
+mkdir $store or die "$store: $!";
+$node->safe_psql('app', <<"SQL");
+CREATE SERVER store FOREIGN DATA WRAPPER bacmr_blob_store OPTIONS (type 'file', directory '$store');
+SET bacmr.blob_store = 'store';
+SELECT bacmr_export('few', 'store', file_name => 'few.ndjson');
+ALTER DATABASE app SET bacmr.blob_store = 'bacmr_artifacts';
+SQL
 
 # --- an export that has been stopped in the midst of it -------------------------------------------
 
@@ -74,6 +82,11 @@ my $exported = beside($writes, sub {
     is(error_of($node, 'app', q{SET statement_timeout = '10s'; CREATE INDEX ON chunks (chunk_index)}),
         '', 'and an index is built');
 
+    # Whoever fetches a file sweeps the folder first.
+    is($node->safe_psql('app', q{SELECT ok FROM bacmr_verify_export('store/app/few.ndjson')}), 't',
+        'another session fetches an export');
+    is(scalar(grep { /^\.beside/ } hidden_files($folder)), 1, 'and leaves the file that is in use alone');
+
     for my $command ('DROP TABLE chunks', 'ALTER TABLE chunks ADD COLUMN x int', 'TRUNCATE chunks') {
         like(error_of($node, 'app', "SET lock_timeout = '200ms'; $command"),
             qr/ERROR:  55P03: canceling statement due to lock timeout/, "$command has to wait");
@@ -117,6 +130,7 @@ END $$;
 SQL
 my @writers = map { in_background($node, 'app', "CALL write_on($_)") } 1, 2;
 await_sql($node, 'app', q{SELECT last_value > 20 FROM written}, 'two sessions write');
+my $file;
 for my $run (1 .. 3) {
     my $before = $node->safe_psql('app', 'SELECT last_value FROM written');
     is(error_of($node, 'app', q{CALL bacmr_run_job('export')}), '', "run $run succeeds");
@@ -125,12 +139,11 @@ for my $run (1 .. 3) {
     my $detail = JSON::PP::decode_json($node->safe_psql('app', q{SELECT detail FROM bacmr_job_run
         WHERE job = 'export' ORDER BY run_id DESC LIMIT 1}));
     my $drill = $detail->{steps}{drill};
+    $file //= $detail->{file};
     is(join(' ', map { $drill->{$_} } qw(missing different extra)), '0 0 0',
         "run $run: the drill, in the export's snapshot, finds no difference");
     is($drill->{rows}, $detail->{rows}, "run $run: in as many rows as were written");
 }
-my $file = $node->safe_psql('app', q{SELECT detail->>'file' FROM bacmr_job_run
-    WHERE job = 'export' ORDER BY run_id LIMIT 1 OFFSET 2});
 await_sql($node, 'app', qq{SELECT missing > 0 AND different > 0 AND extra > 0
     FROM bacmr_restore_drill('$file')}, 'one in a later snapshot does: it is the comparison that works');
 $node->safe_psql('app', 'CREATE TABLE stopped ()');

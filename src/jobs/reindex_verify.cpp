@@ -1,0 +1,170 @@
+#include "pg/postgres.hpp"
+
+#include "jobs/reindex_verify.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+
+#include "core/error.hpp"
+#include "jobs/embedding_cache.hpp"
+#include "pg/security.hpp"
+#include "pg/spi.hpp"
+#include "pg/wait.hpp"
+
+namespace jobs {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kSample = 20;
+// The same text embedded twice differs by rounding, and by how stores keep numbers (halfvec).
+constexpr double kSame = 0.99;
+// How long a store may take to show what it has acknowledged.
+constexpr std::chrono::seconds kPatience{60};
+constexpr std::chrono::milliseconds kFirstPause{250};
+constexpr std::chrono::seconds kLongestPause{5};
+constexpr std::chrono::milliseconds kLook{500};
+
+std::vector<std::string> failed_chunks(const pg::Extension& extension, std::int64_t job) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows rows = spi.query(
+      "SELECT chunk_id FROM " + extension.object("bacmr_reindex_failure") + " WHERE job_id = $1",
+      {pg::Param::int8(job)});
+  std::vector<std::string> ids;
+  for (std::uint64_t i = 0; i < rows.size(); ++i) {
+    ids.push_back(rows.text(i, 0));
+  }
+  return ids;
+}
+
+// What has changed and is not dealt with yet tells nothing.
+std::vector<std::string> left_out(const pg::Extension& extension, const ReindexJob& job) {
+  std::vector<std::string> ids = failed_chunks(extension, job.id);
+  for (const ChangedChunk& change : next_changes(extension, job.space, VectorCheck::kNamed)) {
+    ids.push_back(change.id);
+  }
+  return ids;
+}
+
+void check_sample(const pg::Extension& extension, const ReindexJob& job, const ChunkReader& reader,
+                  providers::Embedder& embedder, providers::VectorStore& store, net::HttpLoop& loop,
+                  VectorVerdict& verdict) {
+  const std::vector<std::string> without = left_out(extension, job);
+  std::map<std::string, std::string> texts;
+  std::vector<std::string> ids;
+  for (const Chunk& chunk : reader.sample(job.space, kSample)) {
+    if (std::ranges::find(without, chunk.id) == without.end()) {
+      texts[chunk.id] = chunk.content;
+      ids.push_back(chunk.id);
+    }
+  }
+  const std::vector<providers::VectorRecord> found = store.fetch(job.target, ids);
+  // What was paid for is compared without paying again; what is made here is made again.
+  const EmbeddingCache cache(extension, embedder.model());
+  const bool free_of_charge = embedder.model().starts_with("local-");
+  std::vector<std::string> keys;
+  std::vector<std::string> contents;
+  for (const providers::VectorRecord& record : found) {
+    contents.push_back(texts[record.id]);
+    keys.push_back(EmbeddingCache::key_of(contents.back()));
+  }
+  std::vector<std::vector<float>> expected =
+      free_of_charge ? embed_now(embedder, loop, contents) : cache.find(keys, job.dimensions);
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    ++verdict.sampled;
+    const bool fits =
+        !job.dimensions || static_cast<int>(found[i].values.size()) == *job.dimensions;
+    if (!fits || (!expected[i].empty() && cosine(found[i].values, expected[i]) < kSame)) {
+      ++verdict.wrong;
+      verdict.check.missing_ids.push_back(found[i].id);
+    }
+  }
+}
+
+}  // namespace
+
+double cosine(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) {
+    return -1;
+  }
+  double dot = 0;
+  double norm_a = 0;
+  double norm_b = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    dot += static_cast<double>(a[i]) * b[i];
+    norm_a += static_cast<double>(a[i]) * a[i];
+    norm_b += static_cast<double>(b[i]) * b[i];
+  }
+  return norm_a > 0 && norm_b > 0 ? dot / std::sqrt(norm_a * norm_b) : -1;
+}
+
+std::vector<std::vector<float>> embed_now(providers::Embedder& embedder, net::HttpLoop& loop,
+                                          const std::vector<std::string>& texts) {
+  if (texts.empty()) {
+    return {};
+  }
+  const providers::Ticket ticket = embedder.start(texts);
+  while (!embedder.done(ticket)) {
+    embedder.pump();
+    if (!embedder.done(ticket)) {
+      loop.wait(kLook);
+    }
+  }
+  providers::EmbedResult result = embedder.take(ticket);
+  if (result.failure) {
+    throw core::Error(result.failure->sqlstate.c_str(), result.failure->message, {},
+                      result.failure->hint);
+  }
+  return std::move(result.vectors);
+}
+
+std::string VectorVerdict::problem(const ReindexJob& job) const {
+  std::string text = "the target \"" + job.target + "\" of reindex job " + std::to_string(job.id) +
+                     " is not complete: " + std::to_string(check.missing) + " vectors missing, " +
+                     std::to_string(check.extra) + " too many";
+  if (wrong > 0) {
+    text += ", " + std::to_string(wrong) + " of " + std::to_string(sampled) + " sampled ones wrong";
+  }
+  return text;
+}
+
+VectorVerdict verify_target(const pg::Extension& extension, const ReindexJob& job,
+                            const ChunkReader& reader, providers::Embedder& embedder,
+                            providers::VectorStore& store, net::HttpLoop& loop) {
+  VectorVerdict verdict;
+  const Clock::time_point deadline = Clock::now() + kPatience;
+  std::chrono::milliseconds pause = kFirstPause;
+  for (;;) {
+    verdict.check = check_vectors(reader, job.space, store, job.target, left_out(extension, job));
+    // A store in this database shows at once what is there.
+    if (verdict.check.ok() || !store.may_lag() || Clock::now() > deadline) {
+      break;
+    }
+    pg::wait_interruptibly(std::chrono::microseconds(pause).count());
+    pause = std::min<std::chrono::milliseconds>(pause * 2, kLongestPause);
+  }
+  check_sample(extension, job, reader, embedder, store, loop, verdict);
+  return verdict;
+}
+
+void record_verdict(const pg::Extension& extension, const ReindexJob& job,
+                    const VectorVerdict& verdict) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  spi.query(
+      "UPDATE " + extension.object("bacmr_reindex_job") +
+          " SET expected = $2, actual = $3,"
+          " verified_at = CASE WHEN $4 THEN clock_timestamp() END,"
+          " status = CASE WHEN status IN ('verifying', 'running', 'queued', 'completed', 'failed')"
+          "  THEN CASE WHEN $4 THEN 'completed' ELSE 'failed' END ELSE status END,"
+          " error = $5, finished_at = clock_timestamp() WHERE job_id = $1",
+      {pg::Param::int8(job.id), pg::Param::int8(verdict.check.expected),
+       pg::Param::int8(verdict.check.actual), pg::Param::boolean(verdict.ok()),
+       pg::Param::text(verdict.ok() ? std::optional<std::string>()
+                                    : std::optional(verdict.problem(job)))});
+}
+
+}  // namespace jobs

@@ -1,0 +1,43 @@
+// Proving the target of a reindex job: the same ids as the chunks, the right dimensions, and a
+// sample of vectors that are what the model makes of the texts.
+#pragma once
+
+#include "pg/postgres.hpp"
+
+#include "jobs/reindex_job.hpp"
+#include "jobs/vector_check.hpp"
+#include "net/http_loop.hpp"
+#include "providers/embedder.hpp"
+#include "providers/vector_store.hpp"
+
+#include <cstdint>
+#include <string>
+
+namespace jobs {
+
+struct VectorVerdict {
+  VectorCheck check;
+  int sampled = 0;
+  int wrong = 0;  // of the sampled: other dimensions, or not what the model makes of the text
+
+  bool ok() const { return check.ok() && wrong == 0; }
+  bool only_extra() const { return check.missing == 0 && wrong == 0 && check.extra > 0; }
+  std::string problem(const ReindexJob& job) const;
+};
+
+// Lists the store; a store that lags behind is given time. Acts with the current user's rights.
+VectorVerdict verify_target(const pg::Extension& extension, const ReindexJob& job,
+                            const ChunkReader& reader, providers::Embedder& embedder,
+                            providers::VectorStore& store, net::HttpLoop& loop);
+
+// Counts and, where all is well, `verified` and `completed`; else `failed`.
+void record_verdict(const pg::Extension& extension, const ReindexJob& job,
+                    const VectorVerdict& verdict);
+
+// Embeds texts and waits; failures are thrown.
+std::vector<std::vector<float>> embed_now(providers::Embedder& embedder, net::HttpLoop& loop,
+                                          const std::vector<std::string>& texts);
+
+double cosine(const std::vector<float>& a, const std::vector<float>& b);
+
+}  // namespace jobs

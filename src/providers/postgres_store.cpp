@@ -1,0 +1,209 @@
+#include "pg/postgres.hpp"
+
+#include "providers/postgres_store.hpp"
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <utility>
+
+#include "core/error.hpp"
+#include "pg/guard.hpp"
+#include "pg/memory.hpp"
+#include "pg/real_array.hpp"
+#include "pg/spi.hpp"
+#include "providers/vector_table.hpp"
+
+namespace providers {
+namespace {
+
+constexpr std::int64_t kPage = 10'000;  // ids of a list that are in memory at a time
+
+class PostgresStore : public VectorStore {
+ public:
+  std::optional<int> dimension() override {
+    pg::Spi spi;
+    const VectorTable* table = find();
+    return table != nullptr ? table->dimension : std::nullopt;
+  }
+  std::optional<std::string> refusal(const std::string& /*id*/,
+                                     const std::string& /*metadata*/) const override {
+    return std::nullopt;
+  }
+
+  Ticket upsert(const std::string& space, std::vector<VectorRecord> records) override;
+  Ticket remove(const std::string& space, std::vector<std::string> ids) override;
+  void pump() override {}
+  bool done(Ticket ticket) const override { return results_.count(ticket) != 0; }
+  StoreResult take(Ticket ticket) override {
+    StoreResult result = std::move(results_.at(ticket));
+    results_.erase(ticket);
+    return result;
+  }
+  void cancel(Ticket ticket) noexcept override { results_.erase(ticket); }
+
+  std::uint64_t count(const std::string& space) override;
+  std::optional<bool> caught_up(const std::string& /*space*/) const override { return true; }
+  void list(const std::string& space,
+            const std::function<void(const std::string& id)>& each) override;
+  std::vector<VectorRecord> fetch(const std::string& space,
+                                  const std::vector<std::string>& ids) override;
+  std::vector<Match> query(const std::string& space, const std::vector<float>& vector,
+                           int k) override;
+  void delete_namespace(const std::string& space) override;
+
+ private:
+  // nullptr where it is not there. What was found is kept; what was made here is not, since the
+  // transaction may yet be rolled back.
+  const VectorTable* find() {
+    if (!table_) {
+      table_ = find_vector_table();
+    }
+    return table_ ? &*table_ : nullptr;
+  }
+  Ticket finish(StoreResult result) {
+    results_.emplace(++last_ticket_, std::move(result));
+    return last_ticket_;
+  }
+
+  std::optional<VectorTable> table_;
+  std::map<Ticket, StoreResult> results_;
+  Ticket last_ticket_ = 0;
+};
+
+Ticket PostgresStore::upsert(const std::string& space, std::vector<VectorRecord> records) {
+  pg::Spi spi;
+  const VectorTable* found = find();
+  const VectorTable table = found != nullptr ? *found : require_vector_table();
+  const std::string sql = "INSERT INTO " + table.name +
+                          " AS v (namespace, id, embedding, metadata) VALUES ($1, $2, " +
+                          table.from_real("$3") +
+                          ", $4::pg_catalog.jsonb) ON CONFLICT (namespace, id) DO UPDATE"
+                          " SET embedding = EXCLUDED.embedding, metadata = EXCLUDED.metadata";
+  // In one order for all, so that two who write the same ids do not deadlock.
+  std::vector<std::size_t> order(records.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return records[a].id < records[b].id; });
+  for (const std::size_t i : order) {
+    const pg::MemoryScope memory("bacmr_ops vector");
+    const VectorRecord& record = records[i];
+    spi.query(sql, {pg::Param::text(space), pg::Param::text(record.id),
+                    pg::Param::real_array(record.values),
+                    pg::Param::text(record.metadata.empty() ? "{}" : record.metadata)});
+  }
+  return finish({});
+}
+
+Ticket PostgresStore::remove(const std::string& space, std::vector<std::string> ids) {
+  pg::Spi spi;
+  if (const VectorTable* table = find()) {
+    spi.query("DELETE FROM " + table->name +
+                  " WHERE namespace OPERATOR(pg_catalog.=) $1"
+                  " AND id OPERATOR(pg_catalog.=) ANY ($2)",
+              {pg::Param::text(space), pg::Param::text_array(ids)});
+  }
+  return finish({});
+}
+
+std::uint64_t PostgresStore::count(const std::string& space) {
+  pg::Spi spi;
+  const VectorTable* table = find();
+  if (table == nullptr) {
+    return 0;
+  }
+  const pg::Rows rows = spi.query("SELECT pg_catalog.count(*) FROM " + table->name +
+                                      " WHERE namespace OPERATOR(pg_catalog.=) $1",
+                                  {pg::Param::text(space)});
+  return static_cast<std::uint64_t>(rows.int8(0, 0));
+}
+
+void PostgresStore::list(const std::string& space,
+                         const std::function<void(const std::string& id)>& each) {
+  pg::Spi spi;
+  const VectorTable* table = find();
+  if (table == nullptr) {
+    return;
+  }
+  const std::string sql = "SELECT id FROM " + table->name +
+                          " WHERE namespace OPERATOR(pg_catalog.=) $1"
+                          " AND ($2 IS NULL OR id OPERATOR(pg_catalog.>) $2)"
+                          " ORDER BY id LIMIT $3";
+  std::optional<std::string> last;
+  std::uint64_t got = 0;
+  do {
+    const pg::MemoryScope memory("bacmr_ops vector ids");
+    const pg::Rows rows =
+        spi.query(sql, {pg::Param::text(space), pg::Param::text(last), pg::Param::int8(kPage)});
+    got = rows.size();
+    for (std::uint64_t i = 0; i < got; ++i) {
+      last = rows.text(i, 0);
+      each(*last);
+    }
+  } while (got == kPage);
+}
+
+std::vector<VectorRecord> PostgresStore::fetch(const std::string& space,
+                                               const std::vector<std::string>& ids) {
+  pg::Spi spi;
+  std::vector<VectorRecord> records;
+  const VectorTable* table = find();
+  if (table == nullptr) {
+    return records;
+  }
+  const pg::Rows rows =
+      spi.query("SELECT id, " + table->to_real() + ", metadata::text FROM " + table->name +
+                    " WHERE namespace OPERATOR(pg_catalog.=) $1"
+                    " AND id OPERATOR(pg_catalog.=) ANY ($2)",
+                {pg::Param::text(space), pg::Param::text_array(ids)});
+  records.reserve(rows.size());
+  for (std::uint64_t i = 0; i < rows.size(); ++i) {
+    const pg::MemoryScope memory("bacmr_ops vector");
+    VectorRecord record;
+    record.id = rows.text(i, 0);
+    const std::span<const float> values = pg::real_array(rows.datum(i, 1));
+    record.values.assign(values.begin(), values.end());
+    record.metadata = rows.text(i, 2);
+    records.push_back(std::move(record));
+  }
+  return records;
+}
+
+std::vector<Match> PostgresStore::query(const std::string& space, const std::vector<float>& vector,
+                                        int k) {
+  pg::Spi spi;
+  std::vector<Match> matches;
+  const VectorTable* table = find();
+  if (table == nullptr) {
+    return matches;
+  }
+  const pg::Rows rows =
+      spi.query("SELECT v.id, v.score FROM (SELECT id, " + table->similarity("$2") +
+                    " AS score FROM " + table->name +
+                    " WHERE namespace OPERATOR(pg_catalog.=) $1) v"
+                    " WHERE v.score IS NOT NULL"
+                    " AND v.score OPERATOR(pg_catalog.<>) 'NaN'::pg_catalog.float8"
+                    " ORDER BY v.score DESC, v.id LIMIT $3",
+                {pg::Param::text(space), pg::Param::real_array(vector), pg::Param::int8(k)});
+  matches.reserve(rows.size());
+  for (std::uint64_t i = 0; i < rows.size(); ++i) {
+    matches.push_back({rows.text(i, 0), DatumGetFloat8(rows.datum(i, 1))});
+  }
+  return matches;
+}
+
+void PostgresStore::delete_namespace(const std::string& space) {
+  pg::Spi spi;
+  if (const VectorTable* table = find()) {
+    spi.query("DELETE FROM " + table->name + " WHERE namespace OPERATOR(pg_catalog.=) $1",
+              {pg::Param::text(space)});
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<VectorStore> open_postgres_store(const net::Service& /*service*/) {
+  return std::make_unique<PostgresStore>();
+}
+
+}  // namespace providers
