@@ -27,7 +27,7 @@ std::vector<std::vector<float>> EmbeddingCache::find(const std::vector<std::stri
       {pg::Param::text_array(keys), pg::Param::text(model_),
        pg::Param::int8(std::int64_t{*dimensions})});
   for (std::uint64_t i = 0; i < rows.size(); ++i) {
-    vectors[static_cast<std::size_t>(rows.int8(i, 0) - 1)] = rows.float4_array(i, 1);
+    vectors[static_cast<std::size_t>(rows.int8(i, 0) - 1)] = rows.real_array(i, 1);
   }
   return vectors;
 }
@@ -44,7 +44,7 @@ void EmbeddingCache::add(const std::vector<std::string>& keys,
         "INSERT INTO " + extension_.object("bacmr_embedding_cache") +
             " (text_hash, model, dimensions, embedding)"
             " VALUES (decode($1, 'hex'), $2, cardinality($3), $3) ON CONFLICT DO NOTHING",
-        {pg::Param::text(keys[i]), pg::Param::text(model_), pg::Param::float4_array(vectors[i])});
+        {pg::Param::text(keys[i]), pg::Param::text(model_), pg::Param::real_array(vectors[i])});
   }
 }
 

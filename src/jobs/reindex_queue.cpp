@@ -10,11 +10,10 @@
 #include "core/namespace_version.hpp"
 #include "core/token_estimate.hpp"
 #include "jobs/chunk_reader.hpp"
-#include "jobs/http_metrics.hpp"
 #include "jobs/job_run.hpp"
 #include "jobs/reindex_changes.hpp"
 #include "jobs/reindex_job.hpp"
-#include "net/http_loop.hpp"
+#include "jobs/reindex_services.hpp"
 #include "net/service.hpp"
 #include "pg/entry.hpp"
 #include "pg/result.hpp"
@@ -22,8 +21,6 @@
 #include "pg/settings.hpp"
 #include "pg/spi.hpp"
 #include "pg/transaction_end.hpp"
-#include "providers/embedder.hpp"
-#include "providers/vector_store.hpp"
 #include "sources/identity.hpp"
 
 extern "C" {
@@ -160,11 +157,9 @@ Plan make_plan(const pg::Extension& extension, const ChunkReader& reader, const 
                       : request.repair && !now.vector_store.empty()
                           ? now.vector_store
                           : net::default_service(net::ServiceKind::kVectorStore);
-  HttpMetrics http;
-  net::HttpLoop loop;
-  const auto embedder = providers::open_embedder(
-      net::load_service(net::ServiceKind::kEmbedder, plan.embedder),
-      request.repair ? now.model : request.model.value_or(""), "", loop, http);
+  ServiceContext context;
+  const auto embedder = open_embedder(context, plan.embedder,
+                                      request.repair ? now.model : request.model.value_or(""), "");
   plan.model = embedder->model();
   plan.dimensions = embedder->dimensions();
   plan.price = embedder->price_per_million_tokens();
@@ -205,10 +200,8 @@ void check_cost(const Plan& plan, const Request& request) {
 
 // The store is asked before anything is paid for.
 void check_store(const Plan& plan, const Request& request) {
-  HttpMetrics http;
-  net::HttpLoop loop;
-  const auto store = providers::open_vector_store(
-      net::load_service(net::ServiceKind::kVectorStore, plan.vector_store), "", loop, http);
+  ServiceContext context;
+  const auto store = open_vector_store(context, plan.vector_store, "");
   const std::optional<int> dimension = store->dimension();
   if (dimension && plan.dimensions && *dimension != *plan.dimensions) {
     throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,

@@ -9,14 +9,12 @@
 #include "core/backoff.hpp"
 #include "core/json.hpp"
 #include "jobs/attempt.hpp"
-#include "jobs/http_metrics.hpp"
 #include "jobs/pause.hpp"
 #include "jobs/reindex_intake.hpp"
 #include "jobs/reindex_record.hpp"
+#include "jobs/reindex_services.hpp"
 #include "jobs/reindex_verify.hpp"
 #include "metrics/at_commit.hpp"
-#include "net/http_loop.hpp"
-#include "net/service.hpp"
 #include "pg/log.hpp"
 #include "pg/security.hpp"
 #include "pg/wait.hpp"
@@ -84,12 +82,8 @@ class Run {
     const sources::Source& chunks = all.require("chunks", "reindex");
     start_capture(extension_, chunks);
     reader_.emplace(chunks);
-    embedder_ =
-        providers::open_embedder(net::load_service(net::ServiceKind::kEmbedder, job_.embedder),
-                                 job_.model, job_.request_id, loop_, http_);
-    store_ = providers::open_vector_store(
-        net::load_service(net::ServiceKind::kVectorStore, job_.vector_store), job_.request_id,
-        loop_, http_);
+    embedder_ = open_embedder(services_, job_.embedder, job_.model, job_.request_id);
+    store_ = open_vector_store(services_, job_.vector_store, job_.request_id);
     cache_.emplace(extension_, embedder_->model());
     // What is embedded here costs nothing: a cache of it would only be in the way.
     use_cache_ = !embedder_->model().starts_with("local-");
@@ -114,7 +108,7 @@ class Run {
       return true;
     }
     if (!units_.empty()) {
-      loop_.wait(kLook);
+      services_.loop.wait(kLook);
       return true;
     }
     if (stopping_) {
@@ -415,7 +409,7 @@ class Run {
     });
     step([&] {
       const pg::AsUser role(reindex_role(job_));
-      verdict = verify_target(extension_, job_, *reader_, *embedder_, *store_, loop_);
+      verdict = verify_target(extension_, job_, *reader_, *embedder_, *store_, services_.loop);
     });
     bool again = false;
     step([&] {
@@ -443,8 +437,7 @@ class Run {
   const pg::Extension& extension_;
   ReindexJob job_;
   std::optional<int> max_batches_;
-  HttpMetrics http_;
-  net::HttpLoop loop_;
+  ServiceContext services_;
   std::optional<ChunkReader> reader_;
   std::unique_ptr<providers::Embedder> embedder_;
   std::unique_ptr<providers::VectorStore> store_;

@@ -9,6 +9,7 @@
 
 #include "core/error.hpp"
 #include "jobs/embedding_cache.hpp"
+#include "jobs/reindex_changes.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "pg/wait.hpp"

@@ -5,6 +5,7 @@
 
 extern "C" {
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 }
@@ -71,6 +72,21 @@ std::optional<std::int64_t> Args::int8(int i) const {
     return std::nullopt;
   }
   return DatumGetInt64(datum(i));
+}
+
+std::optional<std::int32_t> Args::int4(int i) const {
+  return is_null(i) ? std::nullopt : std::optional(DatumGetInt32(datum(i)));
+}
+
+std::optional<bool> Args::boolean(int i) const {
+  return is_null(i) ? std::nullopt : std::optional(DatumGetBool(datum(i)));
+}
+
+std::optional<double> Args::numeric(int i) const {
+  if (is_null(i)) {
+    return std::nullopt;
+  }
+  return DatumGetFloat8(call([&] { return DirectFunctionCall1(numeric_float8, datum(i)); }));
 }
 
 std::optional<std::int64_t> Args::interval_us(int i) const {

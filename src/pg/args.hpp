@@ -28,6 +28,10 @@ class Args {
   std::optional<std::string_view> text_view(int i) const;
   std::optional<std::string> json(int i) const;  // jsonb, as text
   std::optional<std::int64_t> int8(int i) const;
+  std::optional<std::int32_t> int4(int i) const;
+  std::optional<bool> boolean(int i) const;
+  // A numeric, as near as a double comes.
+  std::optional<double> numeric(int i) const;
   // An interval, in microseconds (a month counts as 30 days, as in extract(epoch …)'s arithmetic
   // for months).
   std::optional<std::int64_t> interval_us(int i) const;

@@ -27,6 +27,7 @@ int history_retention_value;
 char* embedder_value;
 char* vector_store_value;
 char* blob_store_value;
+double reindex_cost_limit_value;
 int export_keep_value;
 int export_keep_age_value;
 int http_timeout_value;
@@ -146,6 +147,11 @@ void define() {
   DefineCustomStringVariable("bacmr.blob_store", "Server that scheduled exports are uploaded to.",
                              "Empty: bacmr_artifacts, unless a server of that kind was declared.",
                              &blob_store_value, "", PGC_USERSET, 0, nullptr, nullptr, nullptr);
+  // Superusers: it guards the bill against everybody else.
+  DefineCustomRealVariable(
+      "bacmr.reindex_cost_limit", "Estimated cost from which a reindex job needs max_cost.",
+      "In the unit of the embedder's price_per_million_tokens.", &reindex_cost_limit_value, 10, 0,
+      1e12, PGC_SUSET, 0, nullptr, nullptr, nullptr);
   // Reload: how many exports are kept, and for how long, is the operator's decision.
   DefineCustomIntVariable("bacmr.export_keep", "Exports of each table that stay on disk.",
                           "The latest ones; the last verified one stays in any case.",
@@ -218,6 +224,8 @@ std::string embedder() { return embedder_value; }
 std::string vector_store() { return vector_store_value; }
 
 std::string blob_store() { return blob_store_value; }
+
+double reindex_cost_limit() { return reindex_cost_limit_value; }
 
 int export_keep() { return export_keep_value; }
 

@@ -26,12 +26,13 @@ int history_retention_s();         // 0: for ever
 std::string embedder();            // the default servers; '' where none is named
 std::string vector_store();
 std::string blob_store();
-int export_keep();         // exports of a table that stay on disk at the least
-int export_keep_age_s();   // exports younger than this stay
-int http_timeout_s();      // without any progress
-int http_max_retries();    // of one request
-int breaker_threshold();   // failures in a row that open the breaker
-int breaker_cooldown_s();  // how long it stays open
+double reindex_cost_limit();  // in the unit of price_per_million_tokens
+int export_keep();            // exports of a table that stay on disk at the least
+int export_keep_age_s();      // exports younger than this stay
+int http_timeout_s();         // without any progress
+int http_max_retries();       // of one request
+int breaker_threshold();      // failures in a row that open the breaker
+int breaker_cooldown_s();     // how long it stays open
 
 // Whether bacmr.databases lets the worker work on `database`.
 bool works_on(const std::string& database);

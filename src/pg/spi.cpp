@@ -192,6 +192,17 @@ bool Rows::boolean(std::uint64_t row, int column) const { return DatumGetBool(da
 
 Oid Rows::oid(std::uint64_t row, int column) const { return DatumGetObjectId(datum(row, column)); }
 
+std::vector<float> Rows::real_array(std::uint64_t row, int column) const {
+  if (is_null(row, column)) {
+    return {};
+  }
+  const Datum value = datum(row, column);
+  const ArrayType* array = call([&] { return DatumGetArrayTypeP(value); });
+  const int count = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+  const auto* elements = reinterpret_cast<const float*>(ARR_DATA_PTR(array));
+  return {elements, elements + count};
+}
+
 Param Rows::param(std::uint64_t row, int column) const {
   check_column(column);
   bool null = false;

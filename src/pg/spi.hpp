@@ -60,8 +60,9 @@ class Rows : Scope {
   std::optional<std::string> maybe_text(std::uint64_t row, int column) const;
   std::int64_t int8(std::uint64_t row, int column) const;  // NULL: 0
   std::int32_t int4(std::uint64_t row, int column) const;
-  bool boolean(std::uint64_t row, int column) const;  // NULL: false
-  Oid oid(std::uint64_t row, int column) const;       // NULL: InvalidOid
+  bool boolean(std::uint64_t row, int column) const;                   // NULL: false
+  Oid oid(std::uint64_t row, int column) const;                        // NULL: InvalidOid
+  std::vector<float> real_array(std::uint64_t row, int column) const;  // NULL, no elements: empty
   // The column as a parameter of the same type for the next query.
   Param param(std::uint64_t row, int column) const;
 

@@ -19,12 +19,13 @@ namespace {
 
 constexpr std::int64_t kPage = 10'000;  // ids of a list that are in memory at a time
 
+// The table is looked for each time: what one transaction has made, its abort takes away.
 class PostgresStore : public VectorStore {
  public:
   std::optional<int> dimension() override {
     pg::Spi spi;
-    const VectorTable* table = find();
-    return table != nullptr ? table->dimension : std::nullopt;
+    const auto table = find_vector_table();
+    return table ? table->dimension : std::nullopt;
   }
   std::optional<std::string> refusal(const std::string& /*id*/,
                                      const std::string& /*metadata*/) const override {
@@ -53,28 +54,18 @@ class PostgresStore : public VectorStore {
   void delete_namespace(const std::string& space) override;
 
  private:
-  // nullptr where it is not there. What was found is kept; what was made here is not, since the
-  // transaction may yet be rolled back.
-  const VectorTable* find() {
-    if (!table_) {
-      table_ = find_vector_table();
-    }
-    return table_ ? &*table_ : nullptr;
-  }
   Ticket finish(StoreResult result) {
     results_.emplace(++last_ticket_, std::move(result));
     return last_ticket_;
   }
 
-  std::optional<VectorTable> table_;
   std::map<Ticket, StoreResult> results_;
   Ticket last_ticket_ = 0;
 };
 
 Ticket PostgresStore::upsert(const std::string& space, std::vector<VectorRecord> records) {
   pg::Spi spi;
-  const VectorTable* found = find();
-  const VectorTable table = found != nullptr ? *found : require_vector_table();
+  const VectorTable table = require_vector_table();
   const std::string sql = "INSERT INTO " + table.name +
                           " AS v (namespace, id, embedding, metadata) VALUES ($1, $2, " +
                           table.from_real("$3") +
@@ -97,7 +88,7 @@ Ticket PostgresStore::upsert(const std::string& space, std::vector<VectorRecord>
 
 Ticket PostgresStore::remove(const std::string& space, std::vector<std::string> ids) {
   pg::Spi spi;
-  if (const VectorTable* table = find()) {
+  if (const auto table = find_vector_table()) {
     spi.query("DELETE FROM " + table->name +
                   " WHERE namespace OPERATOR(pg_catalog.=) $1"
                   " AND id OPERATOR(pg_catalog.=) ANY ($2)",
@@ -108,8 +99,8 @@ Ticket PostgresStore::remove(const std::string& space, std::vector<std::string> 
 
 std::uint64_t PostgresStore::count(const std::string& space) {
   pg::Spi spi;
-  const VectorTable* table = find();
-  if (table == nullptr) {
+  const auto table = find_vector_table();
+  if (!table) {
     return 0;
   }
   const pg::Rows rows = spi.query("SELECT pg_catalog.count(*) FROM " + table->name +
@@ -121,8 +112,8 @@ std::uint64_t PostgresStore::count(const std::string& space) {
 void PostgresStore::list(const std::string& space,
                          const std::function<void(const std::string& id)>& each) {
   pg::Spi spi;
-  const VectorTable* table = find();
-  if (table == nullptr) {
+  const auto table = find_vector_table();
+  if (!table) {
     return;
   }
   const std::string sql = "SELECT id FROM " + table->name +
@@ -147,8 +138,8 @@ std::vector<VectorRecord> PostgresStore::fetch(const std::string& space,
                                                const std::vector<std::string>& ids) {
   pg::Spi spi;
   std::vector<VectorRecord> records;
-  const VectorTable* table = find();
-  if (table == nullptr) {
+  const auto table = find_vector_table();
+  if (!table) {
     return records;
   }
   const pg::Rows rows =
@@ -173,8 +164,8 @@ std::vector<Match> PostgresStore::query(const std::string& space, const std::vec
                                         int k) {
   pg::Spi spi;
   std::vector<Match> matches;
-  const VectorTable* table = find();
-  if (table == nullptr) {
+  const auto table = find_vector_table();
+  if (!table) {
     return matches;
   }
   const pg::Rows rows =
@@ -194,7 +185,7 @@ std::vector<Match> PostgresStore::query(const std::string& space, const std::vec
 
 void PostgresStore::delete_namespace(const std::string& space) {
   pg::Spi spi;
-  if (const VectorTable* table = find()) {
+  if (const auto table = find_vector_table()) {
     spi.query("DELETE FROM " + table->name + " WHERE namespace OPERATOR(pg_catalog.=) $1",
               {pg::Param::text(space)});
   }

@@ -88,8 +88,8 @@ TEST(PineconeRequest, Upsert) {
   EXPECT_EQ(core::upsert_body("n", {}).size(), core::upsert_frame_bytes("n"));
 }
 
-// What the field calls a full batch goes into one upsert.
-TEST(PineconeRequest, AHundredVectorsFit) {
+// The usual batch, with numbers as embedders have them: no digit too many.
+TEST(PineconeRequest, AHundredVectorsStayBelowTwoMegabytes) {
   std::mt19937 random(9);
   std::normal_distribution<float> values(0, 1);
   core::ByteBuffer out;

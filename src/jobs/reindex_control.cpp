@@ -1,0 +1,156 @@
+// bacmr_reindex_run, and what steers a job: pause, resume, cancel, retry of what failed.
+#include "pg/postgres.hpp"
+
+#include <optional>
+#include <string>
+
+#include "core/error.hpp"
+#include "jobs/pause.hpp"
+#include "jobs/reindex_changes.hpp"
+#include "jobs/reindex_job.hpp"
+#include "jobs/reindex_run.hpp"
+#include "pg/entry.hpp"
+#include "pg/log.hpp"
+#include "pg/security.hpp"
+#include "pg/spi.hpp"
+#include "pg/transaction_end.hpp"
+#include "sources/identity.hpp"
+
+namespace jobs {
+namespace {
+
+Datum run_function(pg::Args args) {
+  pg::require_commit_allowed(args.fcinfo(), "bacmr_reindex_run");
+  const std::optional<std::int64_t> wanted = args.int8(0);
+  const std::optional<std::int32_t> max_batches = args.int4(1);
+  if (max_batches && *max_batches < 1) {
+    throw core::Error(core::sqlstate::kInvalidParameterValue, "max_batches must be at least 1", {},
+                      "Leave it out to work until nothing is left.");
+  }
+  pg::Spi spi(pg::Spi::Commit::kAllowed);
+  const pg::Extension extension = pg::require_extension();
+  std::optional<std::string> paused;
+  std::optional<std::int64_t> job = wanted;
+  {
+    const pg::PinnedSettings settings;
+    sources::settle_identity(extension);
+    paused = pause_reason(extension, "reindex");
+    if (!job && !paused) {
+      job = next_reindex_job(extension);
+    }
+  }
+  spi.commit();
+  if (paused) {
+    pg::notice_client("reindexing was skipped: it is paused: " + *paused);
+    return pg::void_result();
+  }
+  if (!job) {
+    pg::notice_client("there is no reindex job to work on");
+    return pg::void_result();
+  }
+  while (job) {
+    const ReindexOutcome outcome = run_reindex_job(spi, extension, *job, max_batches);
+    if (wanted || max_batches) {
+      if (outcome == ReindexOutcome::kBusy) {
+        pg::notice_client("another session works on reindex job " + std::to_string(*job));
+      } else if (outcome == ReindexOutcome::kNothing) {
+        pg::notice_client("reindex job " + std::to_string(*job) + " has nothing to do",
+                          "SELECT * FROM bacmr_reindex_status shows what it is waiting for.");
+      }
+      return pg::void_result();
+    }
+    const std::optional<std::int64_t> before = job;
+    {
+      const pg::PinnedSettings settings;
+      job = next_reindex_job(extension);
+    }
+    spi.commit();
+    if (job == before) {
+      break;  // it waits for something that is not here
+    }
+  }
+  return pg::void_result();
+}
+
+// Looks at a job, with its row locked, and acts.
+template <class Action>
+Datum steer(const pg::Args& args, Action action) {
+  const std::optional<std::int64_t> id = args.int8(0);
+  if (!id) {
+    throw core::Error(core::sqlstate::kNullValueNotAllowed, "argument \"job_id\" must not be NULL",
+                      {}, "SELECT * FROM bacmr_reindex_status lists the jobs.");
+  }
+  const pg::Extension extension = pg::require_extension();
+  {
+    const pg::PinnedSettings settings;
+    const pg::Spi spi;
+    const ReindexJob job = lock_reindex_job(extension, *id);
+    require_reindex_rights(job);
+    action(extension, job);
+  }
+  pg::wake_worker_at_commit();
+  return pg::void_result();
+}
+
+Datum pause_job(pg::Args args) {
+  return steer(args, [](const pg::Extension& extension, const ReindexJob& job) {
+    if (job.status != "queued" && job.status != "running" && job.status != "verifying") {
+      throw wrong_reindex_status(job, "paused", "Only a job that is queued or at work can be.");
+    }
+    update_reindex_job(extension, job.id, "status = 'paused', error = NULL");
+  });
+}
+
+Datum resume_job(pg::Args args) {
+  return steer(args, [](const pg::Extension& extension, const ReindexJob& job) {
+    if (job.status != "paused" && job.status != "failed") {
+      throw wrong_reindex_status(job, "resumed", "Only a job that is paused or failed can be.");
+    }
+    update_reindex_job(extension, job.id,
+                       "status = 'queued', error = NULL, finished_at = NULL, capturing = true");
+  });
+}
+
+Datum cancel_job(pg::Args args) {
+  return steer(args, [](const pg::Extension& extension, const ReindexJob& job) {
+    if (!job.is_open() && job.status != "failed") {
+      throw wrong_reindex_status(job, "cancelled", "It has ended already.");
+    }
+    update_reindex_job(extension, job.id,
+                       "status = 'cancelled', capturing = false, finished_at = clock_timestamp()");
+    stop_capture_if_idle(extension);
+  });
+}
+
+Datum retry_job(pg::Args args) {
+  return steer(args, [](const pg::Extension& extension, const ReindexJob& job) {
+    if (job.status == "cancelled" || job.swapped) {
+      throw wrong_reindex_status(job, "tried again",
+                                 "Queue a new one, or repair the active namespace: SELECT "
+                                 "bacmr_vectors_repair(namespace).");
+    }
+    const pg::AsExtensionOwner owner(extension.owner);
+    pg::Spi spi;
+    const pg::Rows rows = spi.query("DELETE FROM " + extension.object("bacmr_reindex_failure") +
+                                        " WHERE job_id = $1 RETURNING chunk_id",
+                                    {pg::Param::int8(job.id)});
+    std::vector<std::string> ids;
+    for (std::uint64_t i = 0; i < rows.size(); ++i) {
+      ids.push_back(rows.text(i, 0));
+    }
+    add_changes(extension, job.space, ids);
+    if (job.status == "completed" || job.status == "failed") {
+      update_reindex_job(extension, job.id,
+                         "status = 'queued', verified_at = NULL, finished_at = NULL");
+    }
+  });
+}
+
+}  // namespace
+}  // namespace jobs
+
+BACMR_FUNCTION(bacmr_reindex_run, jobs::run_function);
+BACMR_FUNCTION(bacmr_reindex_pause, jobs::pause_job);
+BACMR_FUNCTION(bacmr_reindex_resume, jobs::resume_job);
+BACMR_FUNCTION(bacmr_reindex_cancel, jobs::cancel_job);
+BACMR_FUNCTION(bacmr_reindex_retry_failed, jobs::retry_job);

@@ -1,0 +1,358 @@
+// Making a verified target the active namespace, going back, and deleting what is not needed any
+// more.
+#include "pg/postgres.hpp"
+
+#include <optional>
+#include <string>
+
+#include "core/error.hpp"
+#include "jobs/reindex_changes.hpp"
+#include "jobs/reindex_job.hpp"
+#include "jobs/reindex_services.hpp"
+#include "pg/entry.hpp"
+#include "pg/lock.hpp"
+#include "pg/log.hpp"
+#include "pg/result.hpp"
+#include "pg/security.hpp"
+#include "pg/spi.hpp"
+#include "pg/subtransaction.hpp"
+#include "pg/transaction_end.hpp"
+
+extern "C" {
+#include "utils/builtins.h"
+}
+
+namespace jobs {
+namespace {
+
+constexpr const char* kLockTimeout = "5s";
+
+std::int64_t job_argument(const pg::Args& args) {
+  const std::optional<std::int64_t> id = args.int8(0);
+  if (!id) {
+    throw core::Error(core::sqlstate::kNullValueNotAllowed, "argument \"job_id\" must not be NULL",
+                      {}, "SELECT * FROM bacmr_reindex_status lists the jobs.");
+  }
+  return *id;
+}
+
+// One session at a time changes which namespace is active, or deletes one. Not a row's lock: a
+// service may be asked under it.
+void take_switch_lock() {
+  constexpr std::uint32_t kSwitch = 1000;
+  if (!pg::JobLock::for_job(kSwitch).try_acquire(pg::LockSpan::kTransaction)) {
+    throw core::Error(core::sqlstate::kLockNotAvailable,
+                      "another session is swapping or deleting a namespace of the vector store", {},
+                      "Try again in a moment.");
+  }
+}
+
+bool is_local(const std::string& model) { return model.starts_with("local-"); }
+
+// The model that answers queries now; '' where nothing is known of it.
+std::string active_model(const pg::Extension& extension, const std::string& space) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows rows = spi.query("SELECT coalesce(model, '') FROM " +
+                                      extension.object("bacmr_namespace") + " WHERE namespace = $1",
+                                  {pg::Param::text(space)});
+  return rows.empty() ? "" : rows.text(0, 0);
+}
+
+bool is_active(const pg::Extension& extension, const std::string& name) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  return !spi.query("SELECT 1 FROM " + extension.object("bacmr_namespace") +
+                        " WHERE active_namespace = $1 LIMIT 1",
+                    {pg::Param::text(name)})
+              .empty();
+}
+
+void require_swappable(const pg::Extension& extension, const ReindexJob& job, bool force) {
+  if (job.repair) {
+    throw wrong_reindex_status(job, "swapped", "A repair works on the active namespace itself.");
+  }
+  if (job.status != "completed" || !job.verified) {
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                      "reindex job " + std::to_string(job.id) + " is " + job.status +
+                          " and not verified, so its target cannot become active",
+                      {},
+                      "Let it run to its end: CALL bacmr_reindex_run(" + std::to_string(job.id) +
+                          "); then SELECT * FROM bacmr_reindex_verify(" + std::to_string(job.id) +
+                          ").");
+  }
+  if (job.swapped) {
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                      "reindex job " + std::to_string(job.id) + " has been swapped already", {},
+                      "SELECT bacmr_reindex_rollback(namespace) goes back.");
+  }
+  const std::string model = active_model(extension, job.space);
+  if (is_local(job.model) && !is_local(model) && !model.empty() && !force) {
+    throw core::Error(
+        core::sqlstate::kObjectNotInPrerequisiteState,
+        "the local embedder \"" + job.model + "\" would replace the model \"" + model + "\"",
+        "It compares words, not meanings: searches would find less.",
+        "If that is what you want: SELECT bacmr_reindex_swap(" + std::to_string(job.id) +
+            ", force => true).");
+  }
+}
+
+// No chunk changes while it is held; it is let go at the end of the transaction.
+void lock_chunks(const pg::Extension& extension) {
+  const sources::Sources all = sources::Sources::load(extension);
+  const sources::Source& chunks = all.require("chunks", "reindex");
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::PinnedSettings settings;
+  settings.set("lock_timeout", kLockTimeout);
+  pg::Spi spi;
+  spi.query("LOCK TABLE " + chunks.sql_name() + " IN SHARE ROW EXCLUSIVE MODE");
+}
+
+Datum swap_function(pg::Args args) {
+  const std::int64_t id = job_argument(args);
+  const bool force = args.boolean(1).value_or(false);
+  const pg::Extension extension = pg::require_extension();
+  ReindexJob job;
+  {
+    const pg::PinnedSettings settings;
+    const pg::Spi connection;
+    take_switch_lock();
+    job = lock_reindex_job(extension, id);
+    require_reindex_rights(job);
+    require_swappable(extension, job, force);
+    lock_chunks(extension);
+    if (const std::int64_t waiting = count_changes(extension, job.space); waiting > 0) {
+      throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                        std::to_string(waiting) + " changes of chunks in \"" + job.space +
+                            "\" have not reached the target yet",
+                        {}, "CALL bacmr_reindex_run(" + std::to_string(id) + "), and swap again.");
+    }
+    const pg::AsExtensionOwner owner(extension.owner);
+    pg::Spi spi;
+    spi.query("INSERT INTO " + extension.object("bacmr_namespace") +
+                  " AS n (namespace, active_namespace, previous_namespace, model, dimensions,"
+                  " vector_store, swapped_at, embedder) VALUES ($1, $2, $3, $4, $5::int, $6,"
+                  " clock_timestamp(), $7) ON CONFLICT (namespace) DO UPDATE SET"
+                  " previous_namespace = n.active_namespace, previous_model = n.model,"
+                  " previous_dimensions = n.dimensions, previous_embedder = n.embedder,"
+                  " active_namespace = excluded.active_namespace, model = excluded.model,"
+                  " dimensions = excluded.dimensions, vector_store = excluded.vector_store,"
+                  " swapped_at = excluded.swapped_at, embedder = excluded.embedder",
+              {pg::Param::text(job.space), pg::Param::text(job.target), pg::Param::text(job.old),
+               pg::Param::text(job.model),
+               pg::Param::text(job.dimensions ? std::optional(std::to_string(*job.dimensions))
+                                              : std::nullopt),
+               pg::Param::text(job.vector_store), pg::Param::text(job.embedder)});
+    // Capture goes on: the application may still write with the old name in mind.
+    update_reindex_job(extension, id, "swapped_at = clock_timestamp()");
+  }
+  pg::wake_worker_at_commit();
+  return pg::Value::text(job.target).datum;
+}
+
+// What was deleted cannot be gone back to. A store that does not answer must not stop a rollback.
+void require_vectors(const pg::Extension& extension, const std::string& space) {
+  std::string previous;
+  std::string server;
+  {
+    const pg::AsExtensionOwner owner(extension.owner);
+    pg::Spi spi;
+    const pg::Rows rows = spi.query(
+        "SELECT coalesce(previous_namespace, ''), coalesce(vector_store::text, '') FROM " +
+            extension.object("bacmr_namespace") + " WHERE namespace = $1",
+        {pg::Param::text(space)});
+    if (rows.empty() || rows.text(0, 0).empty() || rows.text(0, 1).empty()) {
+      return;
+    }
+    previous = rows.text(0, 0);
+    server = rows.text(0, 1);
+  }
+  std::optional<std::uint64_t> count;
+  try {
+    pg::Subtransaction attempt;
+    ServiceContext context;
+    count = open_vector_store(context, server, "")->count(previous);
+    attempt.commit();
+  } catch (const core::Error& e) {
+    pg::warn_client("the vector store could not be asked: " + e.message());
+  } catch (const pg::Error& e) {
+    if (e.is_interrupt()) {
+      throw;
+    }
+    pg::warn_client("the vector store could not be asked: " + e.summary());
+  }
+  if (count == std::uint64_t{0}) {
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                      "the previous namespace \"" + previous + "\" holds no vectors any more", {},
+                      "Reindex into a new one: SELECT bacmr_reindex(namespace).");
+  }
+}
+
+Datum rollback_function(pg::Args args) {
+  const std::string space = args.text(0, "namespace");
+  const pg::Extension extension = pg::require_extension();
+  std::string active;
+  {
+    const pg::PinnedSettings settings;
+    const pg::Spi connection;
+    take_switch_lock();
+    require_vectors(extension, space);
+    const pg::AsExtensionOwner owner(extension.owner);
+    pg::Spi spi;
+    const pg::Rows rows = spi.query(
+        "UPDATE " + extension.object("bacmr_namespace") +
+            " SET active_namespace = previous_namespace, previous_namespace = active_namespace,"
+            " model = previous_model, previous_model = model, dimensions = previous_dimensions,"
+            " previous_dimensions = dimensions, embedder = previous_embedder,"
+            " previous_embedder = embedder, swapped_at = clock_timestamp()"
+            " WHERE namespace = $1 AND previous_namespace IS NOT NULL RETURNING active_namespace",
+        {pg::Param::text(space)});
+    if (rows.empty()) {
+      throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                        "the namespace \"" + space + "\" has no previous namespace to go back to",
+                        {}, "SELECT * FROM bacmr_namespace shows what is active.");
+    }
+    active = rows.text(0, 0);
+  }
+  return pg::Value::text(active).datum;
+}
+
+// Deletes a namespace of the store, with the rights of the job's role.
+void delete_namespace(const ReindexJob& job, const std::string& name) {
+  const pg::AsUser role(reindex_role(job));
+  ServiceContext context;
+  open_vector_store(context, job.vector_store, job.request_id)->delete_namespace(name);
+}
+
+Datum cleanup_function(pg::Args args) {
+  const std::int64_t id = job_argument(args);
+  const pg::Extension extension = pg::require_extension();
+  {
+    const pg::PinnedSettings settings;
+    const pg::Spi spi;
+    take_switch_lock();
+    const ReindexJob job = load_reindex_job(extension, id);
+    require_reindex_rights(job);
+    if (!job.swapped || job.cleaned || job.repair) {
+      throw wrong_reindex_status(job, "cleaned up",
+                                 job.cleaned ? "That has been done." : "Swap it first.");
+    }
+    if (is_active(extension, job.old)) {
+      throw core::Error(
+          core::sqlstate::kObjectNotInPrerequisiteState,
+          "the namespace \"" + job.old + "\" is active, so it is not deleted", {},
+          "It was rolled back to. SELECT * FROM bacmr_namespace shows what is active.");
+    }
+    delete_namespace(job, job.old);
+    {
+      const pg::AsExtensionOwner owner(extension.owner);
+      pg::Spi books;
+      books.query("UPDATE " + extension.object("bacmr_namespace") +
+                      " SET previous_namespace = NULL, previous_model = NULL,"
+                      " previous_dimensions = NULL, previous_embedder = NULL"
+                      " WHERE namespace = $1 AND previous_namespace = $2",
+                  {pg::Param::text(job.space), pg::Param::text(job.old)});
+    }
+    update_reindex_job(extension, id, "cleaned_at = clock_timestamp()");
+  }
+  return pg::void_result();
+}
+
+Datum discard_function(pg::Args args) {
+  const std::int64_t id = job_argument(args);
+  const pg::Extension extension = pg::require_extension();
+  {
+    const pg::PinnedSettings settings;
+    const pg::Spi spi;
+    take_switch_lock();
+    const ReindexJob job = load_reindex_job(extension, id);
+    require_reindex_rights(job);
+    if ((job.status != "failed" && job.status != "cancelled") || job.repair) {
+      throw wrong_reindex_status(job, "discarded",
+                                 "Only the target of a failed or cancelled job can be; cancel it "
+                                 "first.");
+    }
+    if (is_active(extension, job.target)) {
+      throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                        "the namespace \"" + job.target + "\" is active, so it is not deleted");
+    }
+    delete_namespace(job, job.target);
+    update_reindex_job(extension, id,
+                       "status = 'cancelled', capturing = false, cleaned_at = clock_timestamp()");
+    stop_capture_if_idle(extension);
+  }
+  return pg::void_result();
+}
+
+std::string grouped(std::int64_t number) {
+  std::string text = std::to_string(number);
+  for (std::size_t i = text.size(); i > 3; i -= 3) {
+    text.insert(i - 3, ",");
+  }
+  return text;
+}
+
+std::string next_steps(const ReindexJob& job) {
+  const std::string id = std::to_string(job.id);
+  if (job.repair) {
+    return job.status == "completed" ? "The active namespace is complete." : "Let the job run.";
+  }
+  if (job.swapped) {
+    return "  1. Watch the search quality in " + job.target +
+           "\n  2. To go back: SELECT bacmr_reindex_rollback('" + job.space +
+           "')\n  3. When you are sure, delete the old namespace: SELECT bacmr_reindex_cleanup(" +
+           id + ")";
+  }
+  if (job.status == "completed") {
+    return "  1. Compare the search quality: SELECT * FROM bacmr_reindex_compare(" + id +
+           ")\n  2. Make " + job.target + " active: SELECT bacmr_reindex_swap(" + id +
+           ")\n  3. Delete the old namespace: SELECT bacmr_reindex_cleanup(" + id + ")";
+  }
+  if (job.status == "failed" || job.status == "paused") {
+    return "  1. Mend the cause" + (job.error.empty() ? "" : ": " + job.error) +
+           "\n  2. SELECT bacmr_reindex_resume(" + id + ")";
+  }
+  if (job.status == "cancelled") {
+    return "  1. Delete what it has written: SELECT bacmr_reindex_discard(" + id + ")";
+  }
+  return "  1. Let it work: the worker does, or CALL bacmr_reindex_run(" + id + ")";
+}
+
+Datum summary_function(pg::Args args) {
+  const std::int64_t id = job_argument(args);
+  const pg::Extension extension = pg::require_extension();
+  std::string text;
+  {
+    const pg::PinnedSettings settings;
+    const pg::Spi spi;
+    const ReindexJob job = load_reindex_job(extension, id);
+    require_reindex_rights(job);
+    std::int64_t failed = 0;
+    {
+      const pg::AsExtensionOwner owner(extension.owner);
+      pg::Spi books;
+      failed = books
+                   .query("SELECT count(*) FROM " + extension.object("bacmr_reindex_failure") +
+                              " WHERE job_id = $1",
+                          {pg::Param::int8(id)})
+                   .int8(0, 0);
+    }
+    text = "Reindex Summary:\n  Job: " + std::to_string(id) + " (" + job.status +
+           ")\n  Old namespace: " + job.old + "\n  New namespace: " + job.target +
+           "\n  Model: " + job.model + "\n  Chunks processed: " + grouped(job.processed) +
+           "\n  Chunks failed: " + grouped(failed) +
+           "\n  Vectors upserted: " + grouped(job.processed - failed) + "\n  Verified count: " +
+           (job.verified && job.actual ? grouped(*job.actual) : "not verified") +
+           "\n  Tokens used: " + grouped(job.tokens) + "\n\nNext steps:\n" + next_steps(job);
+  }
+  return pg::Value::text(text).datum;
+}
+
+}  // namespace
+}  // namespace jobs
+
+BACMR_FUNCTION(bacmr_reindex_swap, jobs::swap_function);
+BACMR_FUNCTION(bacmr_reindex_rollback, jobs::rollback_function);
+BACMR_FUNCTION(bacmr_reindex_cleanup, jobs::cleanup_function);
+BACMR_FUNCTION(bacmr_reindex_discard, jobs::discard_function);
+BACMR_FUNCTION(bacmr_reindex_summary, jobs::summary_function);
