@@ -258,8 +258,10 @@ std::int64_t insert_job(const pg::Extension& extension, const Request& request, 
   return rows.int8(0, 0);
 }
 
-std::int64_t queue(const pg::Extension& extension, const sources::Source& chunks,
-                   const ChunkReader& reader, const Request& request) {
+// The caller starts the capture afterwards: its lock is held until the transaction ends, and no
+// service may be asked under it.
+std::int64_t queue(const pg::Extension& extension, const ChunkReader& reader,
+                   const Request& request) {
   check_numbers(request);
   const Plan plan = make_plan(extension, reader, request);
   if (plan.chunks == 0 && !request.repair) {
@@ -270,8 +272,6 @@ std::int64_t queue(const pg::Extension& extension, const sources::Source& chunks
   check_cost(plan, request);
   check_store(plan, request);
   const std::int64_t job = insert_job(extension, request, plan, pg::role_name(GetUserId()));
-  // Last: its lock is held until the transaction ends.
-  start_capture(extension, chunks);
   pg::wake_worker_at_commit();
   return job;
 }
@@ -314,7 +314,8 @@ Datum reindex_function(pg::Args args) {
     sources::settle_identity(extension);
     const sources::Sources all = sources::Sources::load_locked(extension);
     const sources::Source& chunks = attached_chunks(all);
-    job = queue(extension, chunks, ChunkReader(chunks), request);
+    job = queue(extension, ChunkReader(chunks), request);
+    start_capture(extension, chunks);
   }
   return Int64GetDatum(job);
 }
@@ -355,8 +356,9 @@ Datum reindex_all_function(pg::Args args) {
       if (max_cost) {
         request.max_cost = total > 0 ? *max_cost * costs[i] / total : *max_cost;
       }
-      queued.emplace_back(queue(extension, chunks, reader, request), names[i]);
+      queued.emplace_back(queue(extension, reader, request), names[i]);
     }
+    start_capture(extension, chunks);
   }
   pg::ResultSet result(args);
   for (const auto& [job, name] : queued) {
@@ -378,7 +380,8 @@ Datum repair_function(pg::Args args) {
     sources::settle_identity(extension);
     const sources::Sources all = sources::Sources::load_locked(extension);
     const sources::Source& chunks = attached_chunks(all);
-    job = queue(extension, chunks, ChunkReader(chunks), request);
+    job = queue(extension, ChunkReader(chunks), request);
+    start_capture(extension, chunks);
   }
   return Int64GetDatum(job);
 }

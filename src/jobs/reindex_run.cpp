@@ -52,6 +52,9 @@ class Run {
 
   void perform() {
     step([this] { open(); });
+    if (job_.repair) {
+      step([this] { find_damage(); });
+    }
     while (work()) {
     }
     step([this] { count_lost_tokens(); });
@@ -88,13 +91,22 @@ class Run {
     // What is embedded here costs nothing: a cache of it would only be in the way.
     use_cache_ = !embedder_->model().starts_with("local-");
     intake_.emplace(extension_, job_, *reader_, *store_, use_cache_ ? &*cache_ : nullptr);
-    if (job_.repair && !job_.verified && count_changes(extension_, job_.space) == 0) {
-      note_differences(check_vectors(*reader_, job_.space, *store_, job_.target, {}));
-    }
     if (job_.status != "completed") {
       update_reindex_job(extension_, job_.id,
                          "status = 'running', error = NULL,"
                          " started_at = coalesce(started_at, clock_timestamp())");
+    }
+  }
+
+  // What a repair has to do: in a transaction of its own, without the lock that open() may hold.
+  void find_damage() {
+    if (!job_.verified && count_changes(extension_, job_.space) == 0) {
+      VectorCheck check;
+      {
+        const pg::AsUser role(reindex_role(job_));
+        check = check_vectors(*reader_, job_.space, *store_, job_.target, {});
+      }
+      note_differences(check);
     }
   }
 

@@ -6,6 +6,12 @@
 #include <utility>
 
 namespace providers {
+namespace {
+
+// Of fewer the cause may as well be a few long ones, and requests of one item are slow and dear.
+constexpr std::size_t kLeastLearnt = 8;
+
+}  // namespace
 
 BatchCalls::BatchCalls(net::HttpOptions options, net::HttpObserver& observer, net::HttpLoop& loop,
                        Owner& owner)
@@ -59,7 +65,7 @@ void BatchCalls::settle(Ticket ticket, Batch& batch, Request request, const net:
   switch (outcome.kind) {
     case Outcome::Kind::kTaken:
       if (request.half_of != nullptr && ++request.half_of->taken == 2) {
-        learnt_limit_ = std::min(learnt_limit_, request.half_of->larger);
+        learnt_limit_ = std::min(learnt_limit_, std::max(request.half_of->larger, kLeastLearnt));
       }
       return;
     case Outcome::Kind::kFailed:

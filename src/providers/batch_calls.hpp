@@ -54,7 +54,7 @@ class BatchCalls {
 
   net::HttpClient& client() { return client_; }
 
-  // A new batch of `requests`, perhaps none.
+  // A new batch, of what is then sent or refused; perhaps of nothing.
   Ticket begin();
   void send(Ticket ticket, Items items);
   void refuse(Ticket ticket, std::size_t index, std::string reason);

@@ -102,7 +102,7 @@ class OpenAi : public Embedder, private BatchCalls::Owner {
  private:
   struct Batch {
     std::vector<std::string> texts;
-    std::vector<std::uint64_t> estimates;  // of their tokens
+    std::vector<std::uint64_t> estimates;  // of their tokens, before calibration
     EmbedResult result;
   };
 
@@ -181,9 +181,9 @@ Ticket OpenAi::start(std::vector<std::string> texts) {
       calls_.refuse(ticket, i, "the text is empty");
       continue;
     }
-    batch.estimates[i] = calibrator_.corrected(core::estimate_tokens(batch.texts[i]));
+    batch.estimates[i] = core::estimate_tokens(batch.texts[i]);
     // One that is too long would have its whole request refused.
-    (batch.estimates[i] > longest ? alone : items).push_back(i);
+    (calibrator_.corrected(batch.estimates[i]) > longest ? alone : items).push_back(i);
   }
   send(ticket, items);
   for (const std::size_t item : alone) {
@@ -197,7 +197,7 @@ void OpenAi::send(Ticket ticket, const BatchCalls::Items& items) {
   std::vector<core::ItemSize> sizes;
   sizes.reserve(items.size());
   for (const std::size_t item : items) {
-    sizes.push_back({batch.texts[item].size(), batch.estimates[item]});
+    sizes.push_back({batch.texts[item].size(), calibrator_.corrected(batch.estimates[item])});
   }
   core::BatchLimits limits;
   limits.max_items = std::min(max_inputs_, calls_.learnt_limit());
@@ -242,7 +242,7 @@ net::HttpCall OpenAi::make_call(Ticket ticket, const BatchCalls::Items& items) {
   net::HttpCall call;
   call.make = [request = std::move(request)] { return request; };
   call.judge = judge;
-  call.tokens = static_cast<double>(estimate_of(batch, items));
+  call.tokens = static_cast<double>(calibrator_.corrected(estimate_of(batch, items)));
   const std::size_t numbers = seen_dimensions_.value_or(kMostDimensions);
   call.body_limit =
       std::min(items.size() * (numbers * kBytesPerNumber + 1024) + 65536, kReplyLimit);

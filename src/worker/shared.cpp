@@ -28,8 +28,9 @@ constexpr std::size_t kErrorBytes = 512;
 constexpr const char* kName = "bacmr_ops";
 
 struct Slot {
-  Oid database;  // InvalidOid: free
-  int pid;       // 0: its worker is gone
+  Oid database;   // InvalidOid: free
+  int pid;        // 0: its worker is gone
+  int reindexer;  // 0: none
   Departure departure;
   State state;
   bool wake;
@@ -59,6 +60,7 @@ struct Memory {
 Memory* memory = nullptr;
 LWLock* lock = nullptr;
 Slot* own = nullptr;
+Oid reindexed = InvalidOid;
 shmem_request_hook_type next_request = nullptr;
 shmem_startup_hook_type next_startup = nullptr;
 
@@ -260,6 +262,9 @@ bool claim(Oid database) {
     std::memset(slot, 0, sizeof *slot);
     slot->database = database;
   }
+  if (slot->reindexer != 0 && BackendPidGetProc(slot->reindexer) == nullptr) {
+    slot->reindexer = 0;  // it died without a chance to say so
+  }
   slot->pid = MyProcPid;
   slot->departure = Departure::kNone;
   slot->leave = false;
@@ -301,6 +306,30 @@ bool take_wake() {
   return std::exchange(own->wake, false);
 }
 
+bool has_reindexer() {
+  const Locked guard(LW_SHARED);
+  return own->reindexer != 0;
+}
+
+bool claim_reindexer(Oid database) {
+  const Locked guard;
+  Slot* slot = find(database);
+  if (slot == nullptr || slot->reindexer != 0) {
+    return false;
+  }
+  slot->reindexer = MyProcPid;
+  reindexed = database;
+  return true;
+}
+
+void release_reindexer() {
+  const Locked guard;
+  Slot* slot = find(reindexed);
+  if (slot != nullptr && slot->reindexer == MyProcPid) {
+    slot->reindexer = 0;
+  }
+}
+
 bool must_leave() {
   const Locked guard(LW_SHARED);
   return own->leave;
@@ -328,6 +357,7 @@ std::optional<SlotView> view(Oid database) {
 
 void hold(Oid database) {
   int pid = 0;
+  int reindexer = 0;
   bool busy = false;
   {
     const Locked guard;
@@ -338,6 +368,7 @@ void hold(Oid database) {
       }
     }
     Slot* slot = find(database);
+    reindexer = slot != nullptr ? slot->reindexer : 0;
     if (slot != nullptr && slot->pid != 0) {
       pid = slot->pid;
       busy = slot->state == State::kExpiring || slot->state == State::kStarting;
@@ -346,6 +377,9 @@ void hold(Oid database) {
     }
   }
   pg::release_at_end();
+  if (reindexer != 0) {
+    ::kill(reindexer, SIGTERM);
+  }
   // The command itself waits some seconds for other sessions to leave. A worker at rest goes
   // quietly; one at work is interrupted.
   if (busy) {

@@ -64,6 +64,13 @@ void release();
 void publish(State state, TimestampTz next_tick);
 void publish_tick(TimestampTz last_tick, bool expired, const std::string& error);
 bool take_wake();
+bool has_reindexer();  // of the worker's database
+
+// The process that works on reindex jobs. False where there is one already, or no worker that it
+// belongs to.
+bool claim_reindexer(Oid database);
+void release_reindexer();
+
 bool must_leave();  // a command needs the database
 
 // Any backend.

@@ -16,7 +16,9 @@
 #include "jobs/job_run.hpp"
 #include "jobs/pacing.hpp"
 #include "jobs/pause.hpp"
+#include "jobs/reindex_job.hpp"
 #include "metrics/at_commit.hpp"
+#include "pg/background_worker.hpp"
 #include "pg/entry.hpp"
 #include "pg/log.hpp"
 #include "pg/security.hpp"
@@ -247,6 +249,7 @@ class Worker {
       begin_counters();
       counters_begun_ = true;
     }
+    start_reindexer(situation.extension);
     if (situation.state != State::kIdle) {
       report_obstacle(situation.obstacle);
       shared::publish_tick(GetCurrentTimestamp(), false, situation.obstacle);
@@ -308,6 +311,37 @@ class Worker {
     next = next_tick(situation, totals, started_at);
     prune(situation.extension);
     return State::kIdle;
+  }
+
+  // A process of its own: a service that is slow must not make the reservations wait.
+  void start_reindexer(const pg::Extension& extension) {
+    if (shared::has_reindexer() || GetCurrentTimestamp() < reindexer_due_) {
+      return;
+    }
+    bool wanted = false;
+    {
+      pg::WorkerTransaction transaction;
+      {
+        const pg::PinnedSettings settings;
+        wanted = !jobs::pause_reason(extension, "reindex") && jobs::has_reindex_work(extension);
+      }
+      transaction.commit();
+    }
+    if (!wanted) {
+      reindexer_rest_.reset();
+      return;
+    }
+    BackgroundWorker process =
+        pg::describe_worker("bacmr_reindex_main", "bacmr_ops reindex",
+                            "bacmr_ops reindex of database " + std::to_string(MyDatabaseId),
+                            BgWorkerStart_RecoveryFinished, ObjectIdGetDatum(MyDatabaseId));
+    if (!pg::call([&] { return RegisterDynamicBackgroundWorker(&process, nullptr); })) {
+      pg::log_line(pg::LogLevel::kWarning,
+                   "no background worker slot is free for a reindex job: raise "
+                   "max_worker_processes and restart");
+    }
+    const auto rest = reindexer_rest_.next(pg_prng_uint32(&pg_global_prng_state));
+    reindexer_due_ = GetCurrentTimestamp() + duration_cast<microseconds>(rest).count();
   }
 
   // A tick that found nothing due leaves no run, but it worked.
@@ -424,6 +458,8 @@ class Worker {
   core::Backoff held_{seconds(1), seconds(30)};
   std::optional<Situation> situation_;  // of the latest tick
   std::int64_t gauges_due_ = 0;
+  core::Backoff reindexer_rest_{seconds(1), std::chrono::minutes(5)};
+  std::int64_t reindexer_due_ = 0;
   bool counters_begun_ = false;
   std::int64_t pruned_at_ = 0;
   std::string obstacle_;

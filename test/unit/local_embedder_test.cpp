@@ -217,8 +217,8 @@ TEST(LocalEmbedder, NoVectorWithoutText) {
 TEST(LocalEmbedder, DimensionsOutOfRange) {
   for (const std::size_t dimensions : {std::size_t{0}, std::size_t{7}, std::size_t{16001}}) {
     try {
-      core::LocalEmbedder{dimensions};
-      ADD_FAILURE() << dimensions;
+      const core::LocalEmbedder embedder(dimensions);
+      ADD_FAILURE() << embedder.dimensions();
     } catch (const core::Error& error) {
       EXPECT_STREQ(error.sqlstate(), "22023");
     }

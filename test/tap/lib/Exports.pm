@@ -6,13 +6,13 @@ use strict;
 use warnings;
 use BacmrTest;
 use Cwd ();
-use Digest::SHA qw(sha256_hex);
+use Digest::SHA ();
 use Exporter 'import';
 use File::Basename qw(dirname);
 use PostgreSQL::Test::Utils;
 use Services;
 use Test::More;
-use Time::HiRes qw(sleep time);
+use Time::HiRes qw(sleep);
 
 our @EXPORT = qw(
   load_handbook secret_file declare_store artifact_folder names_in hidden_files lonely_files

@@ -5,7 +5,6 @@ use warnings;
 use BacmrTest;
 use Exports;
 use JSON::PP ();
-use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
 

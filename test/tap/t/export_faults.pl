@@ -6,6 +6,7 @@ use warnings;
 use BacmrTest;
 use Digest::SHA qw(sha256_hex);
 use Exports;
+use JSON::PP ();
 use Services;
 use Test::More;
 use Time::HiRes qw(time);

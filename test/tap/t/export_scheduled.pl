@@ -6,7 +6,6 @@ use BacmrTest;
 use Exports;
 use JSON::PP ();
 use PostgreSQL::Test::Cluster;
-use PostgreSQL::Test::Utils;
 use Services;
 use Test::More;
 
