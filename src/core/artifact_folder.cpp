@@ -75,7 +75,7 @@ std::string short_name(const std::string& name) {
 
 bool is_plain_file_name(const std::string& name) {
   return !name.empty() && name.size() <= kLongestName && name.front() != '.' &&
-         std::ranges::none_of(name, [](char each) {
+         !name.ends_with(manifest_name("")) && std::ranges::none_of(name, [](char each) {
            const auto c = static_cast<unsigned char>(each);
            return c < 0x20 || c == 0x7F || c == '/' || c == '\\';
          });
@@ -171,7 +171,7 @@ int ArtifactFolder::sweep() const {
     }
     for (const std::string& other : names) {
       struct stat published {};
-      if (status.st_nlink > 1 && !is_temporary(other) &&
+      if (status.st_nlink > 1 && !is_temporary(other) && !other.ends_with(manifest_name("")) &&
           ::fstatat(fd(), other.c_str(), &published, AT_SYMLINK_NOFOLLOW) == 0 &&
           published.st_ino == status.st_ino && published.st_dev == status.st_dev &&
           !exists(manifest_name(other))) {

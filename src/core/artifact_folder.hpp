@@ -21,7 +21,7 @@ std::string folder_name(const std::string& text);
 std::string short_name(const std::string& name);
 
 // Whether `name` is a plain, visible file name: no '/', no leading dot, nothing that a terminal
-// would act upon, at most 200 bytes.
+// would act upon, at most 200 bytes, and not the name of a manifest.
 bool is_plain_file_name(const std::string& name);
 
 class ArtifactFolder {

@@ -62,10 +62,14 @@ void ArtifactWriter::open(const std::string& name) {
     if (!fd_.valid()) {
       fail_io(errno, "create file", folder_.path_of(temporary_));
     }
+    while (::flock(fd_.get(), LOCK_EX) != 0) {
+      if (errno != EINTR) {
+        fail_io(errno, "lock file", folder_.path_of(temporary_));
+      }
+    }
     // A sweep that came between the two took the new file for a leftover.
     struct stat status {};
-    if (::flock(fd_.get(), LOCK_EX) == 0 && ::fstat(fd_.get(), &status) == 0 &&
-        status.st_nlink > 0) {
+    if (::fstat(fd_.get(), &status) == 0 && status.st_nlink > 0) {
       return;
     }
   }

@@ -62,7 +62,12 @@ bool is_dimension(std::string_view array, const ColumnShape& element) {
   }
 }
 
-bool append_array(std::string& out, std::string_view array, const ColumnShape& shape) {
+// PostgreSQL's arrays have no more dimensions; what is nested deeper is left to the server to
+// refuse.
+constexpr int kMaxDimensions = 6;
+
+bool append_array(std::string& out, std::string_view array, const ColumnShape& shape,
+                  int dimension = 1) {
   std::vector<JsonValue> elements;
   split_json_array(array, elements);
   const ColumnShape& element_shape = shape.children.front();
@@ -71,9 +76,10 @@ bool append_array(std::string& out, std::string_view array, const ColumnShape& s
     if (&element != elements.data()) {
       out += shape.delimiter;
     }
-    if (element.kind == JsonKind::kArray && is_dimension(element.text, element_shape)) {
+    if (element.kind == JsonKind::kArray && dimension < kMaxDimensions &&
+        is_dimension(element.text, element_shape)) {
       // A further dimension of the same array.
-      if (!append_array(out, element.text, shape)) {
+      if (!append_array(out, element.text, shape, dimension + 1)) {
         return false;
       }
     } else if (element.kind == JsonKind::kNull) {
@@ -116,18 +122,23 @@ bool append_composite(std::string& out, std::string_view object, const ColumnSha
     if (i > 0) {
       out += ',';
     }
+    // Of a key that is repeated the last counts.
+    const JsonValue* found = nullptr;
     for (const JsonMember& member : members) {
       std::string key;
       if (!append_unescaped(key, std::string("\"").append(member.key) + '"')) {
         return false;
       }
-      if (key == shape.names[i] && member.value.kind != JsonKind::kNull) {
-        std::string literal;
-        if (!append_literal(literal, member.value, shape.children[i])) {
-          return false;
-        }
-        append_quoted(out, literal);
+      if (key == shape.names[i]) {
+        found = &member.value;
       }
+    }
+    if (found != nullptr && found->kind != JsonKind::kNull) {
+      std::string literal;
+      if (!append_literal(literal, *found, shape.children[i])) {
+        return false;
+      }
+      append_quoted(out, literal);
     }
   }
   out += ')';

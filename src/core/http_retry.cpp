@@ -91,7 +91,8 @@ RetryClass classify_status(int status) noexcept {
   if (status == 429) {
     return RetryClass::kThrottled;
   }
-  return status == 408 || status >= 500 ? RetryClass::kFault : RetryClass::kFinal;
+  return status == 408 || (status >= 500 && status != 501) ? RetryClass::kFault
+                                                           : RetryClass::kFinal;
 }
 
 std::optional<std::time_t> parse_http_date(std::string_view text) {

@@ -247,6 +247,9 @@ bool read_members(Scanner& scanner, std::string_view text, std::vector<JsonMembe
       return false;
     }
     member.value.text = text.substr(start, scanner.at - start);
+    if (members.size() == kMaxJsonMembers) {
+      return scanner.fail("more keys than a table has columns");
+    }
     members.push_back(member);
     scanner.skip_space();
   } while (scanner.take(','));

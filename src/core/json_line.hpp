@@ -32,6 +32,9 @@ struct JsonProblem {
 // Deeper than PostgreSQL itself parses by default.
 inline constexpr std::size_t kMaxJsonDepth = 6000;
 
+// More than a table or a row type has columns (1,664 at the most).
+inline constexpr std::size_t kMaxJsonMembers = 2000;
+
 // False, with `problem` filled in, where `line` is not exactly one JSON object.
 bool parse_json_object(std::string_view line, std::vector<JsonMember>& members,
                        JsonProblem& problem);

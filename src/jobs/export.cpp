@@ -335,6 +335,7 @@ void Export::upload() {
   const std::unique_ptr<providers::Upload> upload = std::move(upload_);
   upload->finish(manifest_.bytes);
   store_->put(object_prefix() + core::manifest_name(file_), core::manifest_text(manifest_));
+  upload->keep();
   upload_figures_ = core::JsonObject()
                         .raw("seconds", seconds_json(seconds_since(start)))
                         .number("bytes", static_cast<std::int64_t>(manifest_.bytes))

@@ -19,7 +19,9 @@ namespace {
 Datum export_function(const pg::Args& args, const pg::Extension& extension,
                       const ExportRequest& request) {
   FunctionRun run;
-  std::vector<pg::Value> values;
+  core::Manifest manifest;
+  std::string path;
+  std::optional<std::string> url;
   {
     const pg::ExportSettings settings;
     const pg::Spi spi;
@@ -37,15 +39,19 @@ Datum export_function(const pg::Args& args, const pg::Extension& extension,
     publish_exports(extension);
     prune_history(extension);
     pg::log_line(pg::LogLevel::kInfo, "export written", detail.str(), run.request_id);
-    const core::Manifest& manifest = exported.manifest();
-    values = {
-        pg::Value::int8(run.id),
-        pg::Value::text(pg::to_database_text(exported.path())),
-        exported.uploads() ? pg::Value::text(pg::to_database_text(exported.url())) : pg::Value{},
-        pg::Value::int8(static_cast<std::int64_t>(manifest.rows)),
-        pg::Value::int8(static_cast<std::int64_t>(manifest.bytes)),
-        pg::Value::text(manifest.sha256)};
+    manifest = exported.manifest();
+    path = pg::to_database_text(exported.path());
+    if (exported.uploads()) {
+      url = pg::to_database_text(exported.url());
+    }
   }
+  // Not before SPI has ended, which takes along what was allocated meanwhile.
+  const std::vector<pg::Value> values = {pg::Value::int8(run.id),
+                                         pg::Value::text(path),
+                                         pg::Value::text(url),
+                                         pg::Value::int8(static_cast<std::int64_t>(manifest.rows)),
+                                         pg::Value::int8(static_cast<std::int64_t>(manifest.bytes)),
+                                         pg::Value::text(manifest.sha256)};
   return pg::record(args, values);
 }
 

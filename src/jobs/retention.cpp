@@ -12,10 +12,11 @@ namespace jobs {
 namespace {
 
 // The settings, and the file of each relation that was verified last.
-core::Retention retention_of(const pg::Extension& extension) {
+core::Retention retention_of(const pg::Extension& extension, const std::string& own) {
   core::Retention retention;
   retention.keep = static_cast<std::size_t>(pg::settings::export_keep());
   retention.younger_than = pg::settings::export_keep_age_s();
+  retention.protected_names.insert(own);
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
   const pg::Rows rows =
@@ -32,10 +33,10 @@ core::Retention retention_of(const pg::Extension& extension) {
 }  // namespace
 
 int remove_old_exports(const pg::Extension& extension, const core::ArtifactFolder& folder,
-                       const std::string& name) {
+                       const std::string& name, const std::string& own) {
   int removed = 0;
-  for (const std::string& file :
-       core::expired_exports(folder.list(), name, retention_of(extension), std::time(nullptr))) {
+  for (const std::string& file : core::expired_exports(
+           folder.list(), name, retention_of(extension, own), std::time(nullptr))) {
     folder.remove(core::manifest_name(file));
     folder.remove(file);
     ++removed;
@@ -44,14 +45,14 @@ int remove_old_exports(const pg::Extension& extension, const core::ArtifactFolde
 }
 
 int remove_old_objects(const pg::Extension& extension, providers::BlobStore& store,
-                       const std::string& prefix, const std::string& name) {
+                       const std::string& prefix, const std::string& name, const std::string& own) {
   std::vector<std::string> names;
   for (const providers::ObjectInfo& object : store.list(prefix + "dr_export_" + name + "_")) {
     names.push_back(object.name.substr(prefix.size()));
   }
   int removed = 0;
   for (const std::string& file :
-       core::expired_exports(names, name, retention_of(extension), std::time(nullptr))) {
+       core::expired_exports(names, name, retention_of(extension, own), std::time(nullptr))) {
     store.remove(prefix + core::manifest_name(file));
     store.remove(prefix + file);
     ++removed;

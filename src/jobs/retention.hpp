@@ -16,8 +16,8 @@ namespace jobs {
 // Only files of the form dr_export_<name>_<stamp>… that have a manifest are ever removed, the
 // manifest first. Returns how many exports went.
 int remove_old_exports(const pg::Extension& extension, const core::ArtifactFolder& folder,
-                       const std::string& name);
+                       const std::string& name, const std::string& own);
 int remove_old_objects(const pg::Extension& extension, providers::BlobStore& store,
-                       const std::string& prefix, const std::string& name);
+                       const std::string& prefix, const std::string& name, const std::string& own);
 
 }  // namespace jobs

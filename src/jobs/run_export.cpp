@@ -169,9 +169,11 @@ class ScheduledExport {
   // An old export that cannot be removed is no reason to call the new one failed.
   void remove_old() {
     const std::optional<Failure> failure = attempt([this] {
-      int removed = remove_old_exports(extension_, exported_->folder(), request_.name);
+      int removed =
+          remove_old_exports(extension_, exported_->folder(), request_.name, exported_->file());
       if (providers::BlobStore* store = exported_->store()) {
-        removed += remove_old_objects(extension_, *store, object_prefix(), request_.name);
+        removed += remove_old_objects(extension_, *store, object_prefix(), request_.name,
+                                      exported_->file());
       }
       add_step("retention", core::JsonObject().number("removed", removed).str());
     });

@@ -18,21 +18,23 @@ pg::Value count(std::uint64_t n) { return pg::Value::int8(static_cast<std::int64
 Datum verify_function(pg::Args args) {
   const std::string name = args.text(0, "source");
   const pg::Extension extension = pg::require_extension();
-  std::vector<pg::Value> values;
+  core::Manifest manifest;
+  std::optional<std::string> problem;
   {
     const pg::ExportSettings settings;
     const pg::Spi spi;
     const FunctionRun run = start_function_run(extension, Job::kVerify);
     const ArtifactSource source(name, run.request_id);
-    const std::optional<std::string> problem = source.find_problem();
+    problem = source.find_problem();
     finish_run(extension, run.id, verify_result(source, problem));
     publish_exports(extension);
     prune_history(extension);
-    const core::Manifest& manifest = source.manifest();
-    values = {pg::Value::boolean(!problem), count(manifest.rows), count(manifest.bytes),
-              pg::Value::text(manifest.sha256), pg::Value::text(problem)};
+    manifest = source.manifest();
   }
-  return pg::record(args, values);
+  // Not before SPI has ended, which takes along what was allocated meanwhile.
+  return pg::record(args,
+                    {pg::Value::boolean(!problem), count(manifest.rows), count(manifest.bytes),
+                     pg::Value::text(manifest.sha256), pg::Value::text(problem)});
 }
 
 Datum drill_function(pg::Args args) {

@@ -4,6 +4,7 @@
 #include "pg/guard.hpp"
 
 extern "C" {
+#include "miscadmin.h"
 #include "storage/lock.h"
 }
 
@@ -35,6 +36,7 @@ JobLock JobLock::for_reindex(std::int64_t job_id) {
 
 bool JobLock::try_acquire(LockSpan span) const {
   return call([&] {
+    PreventCommandDuringRecovery("a job of bacmr_ops");
     const LOCKTAG tag = make_tag(kind_, number_);
     return LockAcquire(&tag, ExclusiveLock, span == LockSpan::kSession, true) !=
            LOCKACQUIRE_NOT_AVAIL;

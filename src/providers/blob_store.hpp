@@ -40,6 +40,8 @@ class Upload {
   // The file is complete with `bytes` bytes: sends the rest, waits for the store's word that it has
   // all of it, and checks it.
   virtual void finish(std::uint64_t bytes) = 0;
+  // The object is to stay: until then, one that is destroyed is removed again.
+  virtual void keep() {}
 };
 
 class BlobStore {

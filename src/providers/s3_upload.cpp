@@ -169,6 +169,7 @@ void S3Upload::finish(std::uint64_t bytes) {
     put.sha256 = hash(0, bytes);
     put.body = bytes > 0 ? net::HttpBody(net::FileRange{fd_, 0, bytes}) : net::HttpBody();
     put_whole(std::move(put), bytes);
+    finished_ = false;
     return;
   }
   if (upload_id_.empty()) {
@@ -183,7 +184,19 @@ void S3Upload::finish(std::uint64_t bytes) {
   }
   complete(bytes);
   verify(bytes);
-  finished_ = true;
+  if (begun_again_) {
+    const net::HttpReply reply = client_.perform(
+        connection_->call(bucket_request("GET", {{"uploads", ""}, {"prefix", key_}})));
+    const auto parsed = core::read_s3_reply(reply.body);
+    if (const auto* list = parsed ? std::get_if<core::S3UploadList>(&*parsed) : nullptr) {
+      for (const core::S3PendingUpload& each : list->uploads) {
+        if (each.key == key_ && each.upload_id != upload_id_) {
+          client_.perform(connection_->call(request("DELETE", {{"uploadId", each.upload_id}})));
+        }
+      }
+    }
+  }
+  upload_id_.clear();
 }
 
 void S3Upload::put(std::string content) {
@@ -218,6 +231,7 @@ void S3Upload::take_begun() {
     return;
   }
   const net::HttpReply reply = client_.take(*std::exchange(beginning_, std::nullopt));
+  begun_again_ = reply.attempts > 1;
   if (!reply.ok) {
     fail(reply);
   }
@@ -375,8 +389,8 @@ void S3Upload::abort() noexcept {
 }
 
 void S3Upload::clean_up(bool cut_off) {
-  const auto until =
-      std::chrono::steady_clock::now() + (upload_id_.empty() ? kSilentLimit : kAbortLimit);
+  const auto until = std::chrono::steady_clock::now() +
+                     (upload_id_.empty() && !may_be_there_ ? kSilentLimit : kAbortLimit);
   net::HttpClient client = connection_->make_client(false);
   const auto perform = [&](S3Request request) {
     net::HttpCall call = connection_->call(std::move(request));
@@ -389,7 +403,7 @@ void S3Upload::clean_up(bool cut_off) {
   if (!upload_id_.empty()) {
     ids.push_back(upload_id_);
   }
-  if (cut_off) {
+  if (cut_off || begun_again_) {
     // The store may have begun, and its answer is lost: its own list tells.
     const net::HttpReply reply =
         perform(bucket_request("GET", {{"uploads", ""}, {"prefix", key_}}));

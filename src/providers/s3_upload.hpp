@@ -24,6 +24,7 @@ class S3Upload : public Upload {
 
   void advance(std::uint64_t bytes) override;
   void finish(std::uint64_t bytes) override;
+  void keep() override { finished_ = true; }
 
   // The whole content, instead of a file.
   void put(std::string content);
@@ -61,6 +62,7 @@ class S3Upload : public Upload {
   std::map<unsigned, std::string> etags_;  // of the parts that are there
   bool may_be_there_ = false;              // the object may have come into being
   bool finished_ = false;
+  bool begun_again_ = false;  // the store may hold an upload whose id was lost
   S3Upload* next_ = nullptr;  // among those that are open
   // Last: its calls refer to the rest.
   net::HttpClient client_;
