@@ -278,7 +278,8 @@ CREATE VIEW bacmr_status AS
               WHEN last.run_id IS NULL AND j.job = 'reconcile'
                 THEN 'SELECT bacmr_reconcile(), or schedule it: SELECT bacmr_schedule()'
               END AS next_step
-  FROM (VALUES ('reconcile'), ('expire'), ('export'), ('import'), ('verify'), ('drill')) j(job)
+  FROM (VALUES ('reconcile'), ('expire'), ('export'), ('import'), ('verify'), ('drill'),
+               ('reindex')) j(job)
   LEFT JOIN LATERAL (SELECT * FROM bacmr_job_pause r WHERE r.job = j.job LIMIT 1) p ON true
   LEFT JOIN LATERAL (SELECT r.* FROM bacmr_job_run r
                      WHERE r.job = j.job AND r.status <> 'skipped'
@@ -481,13 +482,7 @@ COMMENT ON FUNCTION bacmr_capture_change() IS
   'trigger on the chunks while a reindex job is under way: notes what changed';
 
 CREATE FUNCTION bacmr_active_namespace(namespace text)
-  RETURNS text LANGUAGE sql STABLE SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp
-  BEGIN ATOMIC
-    SELECT coalesce((SELECT n.active_namespace FROM bacmr_namespace n
-                     WHERE n.namespace OPERATOR(pg_catalog.=) bacmr_active_namespace.namespace),
-                    bacmr_active_namespace.namespace);
-  END;
+  RETURNS text LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'bacmr_active_namespace';
 COMMENT ON FUNCTION bacmr_active_namespace(text) IS
   'the namespace of the vector store to query for a namespace of the chunks';
 

@@ -18,9 +18,8 @@ extern "C" {
 namespace jobs {
 namespace {
 
-constexpr Job kJobs[] = {Job::kReconcile, Job::kExpire, Job::kExport,
-                         Job::kImport,    Job::kVerify, Job::kDrill};
-constexpr const char* kJobNames = "reconcile, expire, export, import, verify, drill";
+constexpr Job kJobs[] = {Job::kReconcile, Job::kExpire, Job::kExport, Job::kImport,
+                         Job::kVerify,    Job::kDrill,  Job::kReindex};
 
 // A run that is over, for the metrics; `seconds`: how long it took.
 void count_run(const std::string& job, RunStatus status, double seconds) {
@@ -51,6 +50,8 @@ const char* name_of(Job job) {
       return "verify";
     case Job::kDrill:
       return "drill";
+    case Job::kReindex:
+      return "reindex";
   }
   return "";
 }
@@ -61,13 +62,12 @@ Job parse_job(const std::string& name) {
       return job;
     }
   }
-  if (name == "reindex") {
-    throw core::Error(core::sqlstate::kFeatureNotSupported,
-                      "the job \"" + name + "\" is not part of bacmr_ops " + pg::kLibraryVersion,
-                      {}, std::string("This version has the jobs ") + kJobNames + ".");
+  std::string list;
+  for (const Job job : kJobs) {
+    list.append(list.empty() ? "" : ", ").append(name_of(job));
   }
   throw core::Error(core::sqlstate::kInvalidParameterValue, "unknown job \"" + name + "\"", {},
-                    std::string("The jobs are: ") + kJobNames + ".");
+                    "The jobs are: " + list + ".");
 }
 
 pg::JobLock lock_of(Job job) { return pg::JobLock::for_job(static_cast<std::uint32_t>(job)); }

@@ -18,10 +18,11 @@ enum class Job : std::uint32_t {
   kImport = 4,
   kVerify = 5,
   kDrill = 6,
+  kReindex = 7,
 };
 
 const char* name_of(Job job);
-// Throws 22023 for a name that is no job's, 0A000 for a job of a later version.
+// Throws 22023 for a name that is no job's.
 Job parse_job(const std::string& name);
 // Held by the one run of a job that a database may have at a time. Expiry does not take it: any
 // number of sessions may expire.

@@ -5,12 +5,10 @@
 #include <string>
 
 #include "core/error.hpp"
-#include "jobs/pause.hpp"
 #include "jobs/reindex_changes.hpp"
 #include "jobs/reindex_job.hpp"
 #include "jobs/reindex_run.hpp"
 #include "pg/entry.hpp"
-#include "pg/log.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "pg/transaction_end.hpp"
@@ -21,54 +19,15 @@ namespace {
 
 Datum run_function(pg::Args args) {
   pg::require_commit_allowed(args.fcinfo(), "bacmr_reindex_run");
-  const std::optional<std::int64_t> wanted = args.int8(0);
-  const std::optional<std::int32_t> max_batches = args.int4(1);
-  if (max_batches && *max_batches < 1) {
-    throw core::Error(core::sqlstate::kInvalidParameterValue, "max_batches must be at least 1", {},
-                      "Leave it out to work until nothing is left.");
-  }
+  const std::optional<int> max_batches = checked_max_batches(args.int4(1));
   pg::Spi spi(pg::Spi::Commit::kAllowed);
   const pg::Extension extension = pg::require_extension();
-  std::optional<std::string> paused;
-  std::optional<std::int64_t> job = wanted;
   {
     const pg::PinnedSettings settings;
     sources::settle_identity(extension);
-    paused = pause_reason(extension, "reindex");
-    if (!job && !paused) {
-      job = next_reindex_job(extension);
-    }
   }
   spi.commit();
-  if (paused) {
-    pg::notice_client("reindexing was skipped: it is paused: " + *paused);
-    return pg::void_result();
-  }
-  if (!job) {
-    pg::notice_client("there is no reindex job to work on");
-    return pg::void_result();
-  }
-  while (job) {
-    const ReindexOutcome outcome = run_reindex_job(spi, extension, *job, max_batches);
-    if (wanted || max_batches) {
-      if (outcome == ReindexOutcome::kBusy) {
-        pg::notice_client("another session works on reindex job " + std::to_string(*job));
-      } else if (outcome == ReindexOutcome::kNothing) {
-        pg::notice_client("reindex job " + std::to_string(*job) + " has nothing to do",
-                          "SELECT * FROM bacmr_reindex_status shows what it is waiting for.");
-      }
-      return pg::void_result();
-    }
-    const std::optional<std::int64_t> before = job;
-    {
-      const pg::PinnedSettings settings;
-      job = next_reindex_job(extension);
-    }
-    spi.commit();
-    if (job == before) {
-      break;  // it waits for something that is not here
-    }
-  }
+  work_on_reindex_jobs(spi, extension, args.int8(0), max_batches);
   return pg::void_result();
 }
 

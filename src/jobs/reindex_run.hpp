@@ -13,15 +13,13 @@
 
 namespace jobs {
 
-// What came of it.
-enum class ReindexOutcome {
-  kBusy,     // another process works on it
-  kNothing,  // it is paused, cancelled, done
-  kWorked,   // as far as `max_batches`, or to its end
-};
+// At least 1, or none.
+std::optional<int> checked_max_batches(std::optional<std::int64_t> max_batches);
 
-// Commits. Raises what made the job fail, after it has been recorded.
-ReindexOutcome run_reindex_job(pg::Spi& spi, const pg::Extension& extension, std::int64_t job_id,
-                               std::optional<int> max_batches);
+// Works on a job, or on all that have something to do, one after the other; with `max_batches` on
+// one of them, so far. Commits. Says so where there is nothing to do. Raises what made a job fail,
+// after it has been recorded.
+void work_on_reindex_jobs(pg::Spi& spi, const pg::Extension& extension,
+                          std::optional<std::int64_t> job_id, std::optional<int> max_batches);
 
 }  // namespace jobs

@@ -17,6 +17,7 @@
 #include "jobs/pacing.hpp"
 #include "jobs/pause.hpp"
 #include "jobs/reconcile.hpp"
+#include "jobs/reindex_run.hpp"
 #include "jobs/run_export.hpp"
 #include "jobs/verify.hpp"
 #include "net/service.hpp"
@@ -48,6 +49,8 @@ std::vector<std::string> argument_names(Job job) {
     case Job::kVerify:
     case Job::kDrill:
       return {"source"};
+    case Job::kReindex:
+      return {"job_id", "max_batches"};
   }
   return {};
 }
@@ -106,9 +109,13 @@ std::int64_t recheck_after_us(const Arguments& arguments) {
             : std::nullopt);
 }
 
+std::optional<std::int64_t> number_of(const Arguments& arguments, const std::string& name) {
+  const auto given = find(arguments, name);
+  return given ? as_number("SELECT $1::bigint", *given) : std::nullopt;
+}
+
 std::optional<std::int64_t> max_reservations(const Arguments& arguments) {
-  const auto given = find(arguments, "max_reservations");
-  return checked_limit(given ? as_number("SELECT $1::bigint", *given) : std::nullopt);
+  return checked_limit(number_of(arguments, "max_reservations"));
 }
 
 // The caller's search_path counts, as it does for a function's argument.
@@ -274,6 +281,8 @@ struct Request {
   Oid exported = InvalidOid;  // InvalidOid: the chunks
   ImportRequest import;
   std::string source;
+  std::optional<std::int64_t> reindex_job;
+  std::optional<int> max_batches;
 };
 
 Request check_arguments(Job job, const Arguments& arguments) {
@@ -297,6 +306,10 @@ Request check_arguments(Job job, const Arguments& arguments) {
       break;
     case Job::kDrill:
       request.source = find(arguments, "source").value_or("");
+      break;
+    case Job::kReindex:
+      request.reindex_job = number_of(arguments, "job_id");
+      request.max_batches = checked_max_batches(number_of(arguments, "max_batches"));
       break;
   }
   return request;
@@ -342,6 +355,9 @@ Datum run_job(pg::Args args) {
     case Job::kDrill:
       run_proof(spi, extension, job,
                 request.source.empty() ? latest_export(extension) : request.source);
+      break;
+    case Job::kReindex:
+      work_on_reindex_jobs(spi, extension, request.reindex_job, request.max_batches);
       break;
   }
   return pg::void_result();

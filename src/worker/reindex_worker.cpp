@@ -6,13 +6,10 @@
 
 #include "core/error.hpp"
 #include "core/json.hpp"
-#include "jobs/pause.hpp"
-#include "jobs/reindex_job.hpp"
 #include "jobs/reindex_run.hpp"
 #include "pg/entry.hpp"
 #include "pg/guard.hpp"
 #include "pg/log.hpp"
-#include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "worker/shared.hpp"
 
@@ -28,28 +25,10 @@ extern "C" {
 namespace worker {
 namespace {
 
-// Works on one job after the other. Each step commits by itself.
 void work() {
   pg::Spi spi(pg::Spi::Commit::kAllowed);
-  const std::optional<pg::Extension> extension = pg::find_extension();
-  if (!extension) {
-    return;
-  }
-  std::optional<std::int64_t> before;
-  for (;;) {
-    std::optional<std::int64_t> job;
-    {
-      const pg::PinnedSettings settings;
-      if (!jobs::pause_reason(*extension, "reindex")) {
-        job = jobs::next_reindex_job(*extension);
-      }
-    }
-    spi.commit();
-    if (!job || job == before) {
-      return;
-    }
-    jobs::run_reindex_job(spi, *extension, *job, std::nullopt);
-    before = job;
+  if (const std::optional<pg::Extension> extension = pg::find_extension()) {
+    jobs::work_on_reindex_jobs(spi, *extension, std::nullopt, std::nullopt);
   }
 }
 

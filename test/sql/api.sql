@@ -99,7 +99,6 @@ SELECT user_id, delta, reason FROM wallet_ledger;
 -- Jobs
 --
 CALL bacmr_run_job('recon');
-CALL bacmr_run_job('reindex');
 CALL bacmr_run_job('reconcile', '{"recheck": "5 seconds"}');
 CALL bacmr_run_job('reconcile', '[]');
 CALL bacmr_run_job('expire', '{"max_reservations": 0}');

@@ -260,7 +260,8 @@ SELECT results_eq($$SELECT name::text, context::text FROM pg_settings WHERE name
     ('bacmr.http_max_retries', 'sighup'), ('bacmr.http_timeout', 'sighup'),
     ('bacmr.log_format', 'superuser'),
     ('bacmr.metrics_listen', 'sighup'), ('bacmr.metrics_max_series', 'postmaster'),
-    ('bacmr.metrics_token_file', 'sighup'), ('bacmr.reconcile_memory', 'user'), ('bacmr.request_id', 'user'),
+    ('bacmr.metrics_token_file', 'sighup'), ('bacmr.reconcile_memory', 'user'),
+    ('bacmr.reindex_cost_limit', 'superuser'), ('bacmr.request_id', 'user'),
     ('bacmr.vector_store', 'user'), ('bacmr.worker_enabled', 'sighup')$$, 'every setting, and who may change it when');
 
 -- ---------------------------------------------------------------------------------------------
@@ -386,17 +387,19 @@ SELECT lives_ok($$SELECT bacmr_grant('app', 'jobs_app')$$, 'granting twice is no
 SELECT is(rights_of('jobs_nobody'), NULL, 'who was granted nothing may do nothing');
 SELECT is((SELECT array_agg(DISTINCT regexp_replace(r, '\(.*| .*', '')) FROM unnest(rights_of('jobs_app')) r
            WHERE r !~ '^bacmr_(record|set)_'),
-  '{bacmr_log,bacmr_metric_define,bacmr_metric_inc,bacmr_metric_observe,bacmr_metric_set}',
-  'app: its lines in the log, its metrics');
+  '{bacmr_active_namespace,bacmr_log,bacmr_metric_define,bacmr_metric_inc,bacmr_metric_observe,bacmr_metric_set}',
+  'app: its lines in the log, its metrics, and where to search');
 SELECT is((SELECT count(*) FROM unnest(rights_of('jobs_app')) r WHERE r ~ '^bacmr_(record|set)_'), 8::bigint,
   'app: the eight helpers');
 SELECT is(rights_of('jobs_monitor'), ARRAY['bacmr_library_version()', 'bacmr_metric_samples()',
   'bacmr_metric_series(text)', 'bacmr_metrics SELECT', 'bacmr_metrics_json()', 'bacmr_metrics_prometheus()',
-  'bacmr_source_status()', 'bacmr_sources SELECT', 'bacmr_status SELECT', 'bacmr_worker_status()'],
+  'bacmr_reindex_status SELECT', 'bacmr_source_status()', 'bacmr_sources SELECT', 'bacmr_status SELECT', 'bacmr_worker_status()'],
   'monitor: the views and the functions beneath them');
 SELECT is(rights_of('jobs_pg_monitor'), rights_of('jobs_monitor'), 'pg_monitor has it by default');
-SELECT is(rights_of('jobs_backup'), ARRAY['bacmr_discrepancy SELECT', 'bacmr_job_pause SELECT', 'bacmr_job_run SELECT',
-  'bacmr_metric_definition SELECT', 'bacmr_source SELECT'],
+SELECT is(rights_of('jobs_backup'), ARRAY['bacmr_chunk_change SELECT', 'bacmr_discrepancy SELECT',
+  'bacmr_embedding_cache SELECT', 'bacmr_job_pause SELECT', 'bacmr_job_run SELECT',
+  'bacmr_metric_definition SELECT', 'bacmr_namespace SELECT', 'bacmr_reindex_batch SELECT',
+  'bacmr_reindex_failure SELECT', 'bacmr_reindex_job SELECT', 'bacmr_source SELECT'],
   'backup: to read what a dump reads');
 SELECT ok(has_sequence_privilege('jobs_backup', 'bacmr_job_run_run_id_seq', 'SELECT'),
   'backup: the sequence too');
