@@ -14,7 +14,7 @@ mkdir -p "$seen"
 preprocess() {
     local command
     command=$(FILE=$file perl -MJSON::PP -0ne \
-        'for (@{decode_json($_)}) { print $_->{command} if $_->{file} eq $ENV{FILE} }' \
+        'for (@{decode_json($_)}) { if ($_->{file} eq $ENV{FILE}) { print $_->{command}; last } }' \
         "$build/compile_commands.json")
     command=${command% -o *}
     (cd "$build" && sh -c "$command -E -C '$file'")

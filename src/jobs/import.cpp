@@ -386,6 +386,7 @@ std::vector<TargetColumn> target_columns(Oid relation) {
 std::uint64_t load_rows(const ArtifactSource& source, Oid relation,
                         const std::vector<TargetColumn>& columns) {
   std::vector<std::string> names;
+  names.reserve(columns.size());
   for (const TargetColumn& column : columns) {
     names.push_back(column.name);
   }

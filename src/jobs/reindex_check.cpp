@@ -159,6 +159,7 @@ std::map<std::string, Tally> compare(const pg::Extension& extension, const Reind
   const auto after = open_embedder(context, job.embedder, job.model, job.request_id);
   const std::vector<Chunk> chunks = reader.sample(job.space, sample);
   std::vector<std::string> texts;
+  texts.reserve(chunks.size());
   for (const Chunk& chunk : chunks) {
     texts.push_back(core::first_sentence(chunk.content));
   }

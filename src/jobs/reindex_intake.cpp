@@ -3,6 +3,7 @@
 #include "jobs/reindex_intake.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "core/token_estimate.hpp"
@@ -132,8 +133,8 @@ bool ReindexIntake::appraise(ReindexUnit& unit, std::int64_t in_flight) const {
       unit.vectors[i].clear();
     } else if (unit.vectors[i].empty()) {
       unit.to_embed.push_back(i);
-      unit.estimated_tokens += static_cast<std::int64_t>(
-          static_cast<double>(core::estimate_tokens(chunk.content)) * job_.token_ratio + 0.5);
+      unit.estimated_tokens += std::llround(
+          static_cast<double>(core::estimate_tokens(chunk.content)) * job_.token_ratio);
     }
   }
   return !job_.max_cost || job_.price <= 0 || unit.estimated_tokens == 0 ||

@@ -70,7 +70,8 @@ std::string to_database_text(std::string_view utf8) {
                          static_cast<int>(piece.size()), true)
                    : 0;
       });
-      result.append(piece.c_str());
+      piece.resize(std::char_traits<char>::length(piece.c_str()));
+      result.append(piece);
     }
     utf8.remove_prefix(static_cast<std::size_t>(converted));
     if (!utf8.empty()) {

@@ -4,6 +4,7 @@
 #
 # Packages: radosgw ceph-mon ceph-osd.
 # shellcheck disable=SC2034,SC2317  # used, and called, by service.sh
+# shellcheck source=test/services/service.sh
 . "$(dirname "${BASH_SOURCE[0]}")/service.sh"
 
 SERVICE=radosgw

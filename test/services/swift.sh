@@ -5,6 +5,7 @@
 # Packages: swift-proxy swift-account swift-container swift-object memcached. The folder must lie on
 # a file system with user extended attributes (ext4, xfs, btrfs).
 # shellcheck disable=SC2034,SC2317  # used, and called, by service.sh
+# shellcheck source=test/services/service.sh
 . "$(dirname "${BASH_SOURCE[0]}")/service.sh"
 
 SERVICE=swift

@@ -205,8 +205,8 @@ TEST(CopyField, TakesTheDeepestValue) {
   const std::string deep =
       std::string(core::kMaxJsonDepth, '[') + std::string(core::kMaxJsonDepth, ']');
   EXPECT_EQ(read_back(deep, kJson), deep);
-  // An array has six dimensions at the most: what is nested deeper is an element, as it stands, which
-  // the server refuses.
+  // An array has six dimensions at the most: what is nested deeper is an element, as it stands,
+  // which the server refuses.
   EXPECT_EQ(read_back("[[[[[[7]]]]]]", array_of(kScalar)), "{{{{{{\"7\"}}}}}}");
   EXPECT_EQ(read_back("[[[[[[[7]]]]]]]", array_of(kScalar)), "{{{{{{\"[7]\"}}}}}}");
 }

@@ -189,8 +189,84 @@ like(step($main, 'check'), qr/^([0-9a-f]{64})\n\1\n\Q$file\E: OK$/, 'sha256sum a
 like(step($main, 'read'), qr/^$CHUNKS\n$CHUNKS\nvalid\n(\{"grade-10-math":\d+,.*\})\n\1$/,
     'and count what its manifest states');
 
-like(step($main, 'vectors-export'), qr/^grade-10-math\|\d+\ngrade-11-math\|\d+\ngrade-12-math\|\d+$/,
+# --- the vector store is lost --------------------------------------------------------------------
+
+# The worker takes the jobs by itself. Notes how long it took.
+sub jobs_done {
+    my ($node, $what) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $start = time;
+    await_sql($node, 'app', q{SELECT NOT EXISTS (SELECT FROM bacmr_reindex_status
+        WHERE status NOT IN ('completed', 'failed'))}, $what);
+    note(sprintf 'seconds: %-16s %8.2f', "($what)", time - $start);
+    is($node->safe_psql('app', q{SELECT string_agg(error, '; ') FROM bacmr_reindex_status
+        WHERE status = 'failed'}), '', "none failed: $what");
+    return;
+}
+
+# What is active: each vector, bit for bit, under the name of the chunks' namespace.
+sub vectors_of {
+    my ($node) = @_;
+    return $node->safe_psql('app', q{SELECT count(*),
+        md5(string_agg(md5(concat_ws('/', n.namespace, v.id, v.embedding)), '' ORDER BY n.namespace, v.id))
+        FROM bacmr_namespace n JOIN bacmr_vector v ON v.namespace = n.active_namespace});
+}
+
+# The sums over the namespaces, as the page's query shows them: missing, extra, all of them ok.
+sub damage {
+    my ($node) = @_;
+    my ($missing, $extra, $ok) = (0, 0, 't');
+    for my $line (split /\n/, step($node, 'vectors-verify')) {
+        my @fields = split /\|/, $line;
+        $missing += $fields[3];
+        $extra += $fields[4];
+        $ok = 'f' if $fields[5] ne 't';
+    }
+    return "$missing|$extra|$ok";
+}
+
+my $counted = step($main, 'vectors-export');
+like($counted, qr/^grade-10-math\|\d+\ngrade-11-math\|\d+\ngrade-12-math\|\d+$/,
     'vector store lost: the texts are safe, and counted');
+like(step($main, 'vectors-plan'), qr/^(?:grade-1\d-math\|\d+\|\d+\|0\.0+\n?){3}$/,
+    'the plan says what is due');
+is(damage($main), "$CHUNKS|0|f", 'before the first reindex all vectors are missing');
+step($main, 'vectors-reindex');
+jobs_done($main, 'the worker embeds all chunks');
+step($main, 'vectors-swap');
+is(damage($main), '0|0|t', 'after it, none is');
+my $vectors = vectors_of($main);
+like($vectors, qr/^$CHUNKS\|/, 'there is one for each chunk');
+
+my $lost = $main->safe_psql('app', q{WITH gone AS (DELETE FROM bacmr_vector WHERE id < '4' RETURNING 1)
+    SELECT count(*) FROM gone});
+$main->safe_psql('app', q{INSERT INTO bacmr_vector SELECT namespace, 'x' || id, embedding, metadata
+    FROM bacmr_vector WHERE id > 'f'});
+my $alien = $main->safe_psql('app', q{SELECT count(*) FROM bacmr_vector WHERE id LIKE 'x%'});
+cmp_ok($lost * $alien, '>', 0, 'some vectors are deleted, and some are there that no chunk has');
+is(damage($main), "$lost|$alien|f", 'which the check shows');
+step($main, 'vectors-repair');
+jobs_done($main, 'the worker repairs what is damaged');
+is(damage($main), '0|0|t', 'the repair has mended it');
+is(vectors_of($main), $vectors, 'bit for bit');
+
+$main->safe_psql('app', 'TRUNCATE bacmr_vector');
+is(damage($main), "$CHUNKS|0|f", 'vectors truncated: the check says so');
+step($main, 'vectors-repair');
+jobs_done($main, 'the worker repairs everything');
+is(damage($main), '0|0|t', 'the repair has made them again');
+is(vectors_of($main), $vectors, 'bit for bit');
+
+$main->safe_psql('app', 'DROP TABLE bacmr_vector');
+is(damage($main), "$CHUNKS|0|f", 'table of vectors dropped: the check says so');
+step($main, 'vectors-reindex');
+jobs_done($main, 'the worker embeds all chunks anew');
+like(step($main, 'vectors-watch'), qr/^(?:\d+\|grade-1\d-math\|completed\|[^\n]*\n?)+$/, 'and the view says so');
+step($main, 'vectors-swap');
+is(damage($main), '0|0|t', 'the new namespaces have what the old ones had');
+is(vectors_of($main), $vectors, 'bit for bit');
+await_sql($main, 'app', q{SELECT NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'chunks'::regclass
+    AND NOT tgisinternal)}, 'changes of the chunks are not captured any longer');
 
 # --- a table is dropped --------------------------------------------------------------------------
 
