@@ -417,7 +417,7 @@ like(error_of($other, 'app', "SELECT bacmr_verify_export('dr/app/$values{chunks}
 like(error_of($other, 'app', q{CALL bacmr_run_job('export')}), qr/ERROR:  58P01: /,
     'the scheduled export fails');
 like($other->safe_psql('app', q{SELECT status || ' ' || error FROM bacmr_job_run WHERE job = 'export'
-    ORDER BY run_id DESC LIMIT 1}), qr/^failed step export: .*\Q$values{store}\E/,
+    ORDER BY run_id DESC LIMIT 1}), qr/^failed step (?:export|upload): .*\Q$values{store}\E/,
     'and its run says what is gone');
 step($other, 'blob-local');
 is($other->safe_psql('app', q{SELECT detail->>'url' IS NULL AND (pg_stat_file(detail->>'path')).size > 0
