@@ -15,18 +15,6 @@ namespace {
 // How fast the guesses of tokens follow what the service counts.
 constexpr double kLearning = 0.2;
 
-void record_paid(const ReindexUnit& unit, const EmbeddingCache& cache) {
-  std::vector<std::string> keys;
-  std::vector<std::vector<float>> vectors;
-  for (const std::size_t index : unit.to_embed) {
-    if (!unit.vectors[index].empty()) {
-      keys.push_back(unit.keys[index]);
-      vectors.push_back(unit.vectors[index]);
-    }
-  }
-  cache.add(keys, vectors);
-}
-
 void record_failures(pg::Spi& spi, const pg::Extension& extension, const ReindexJob& job,
                      const ReindexUnit& unit) {
   const std::string table = extension.object("bacmr_reindex_failure");
@@ -57,6 +45,18 @@ void record_failures(pg::Spi& spi, const pg::Extension& extension, const Reindex
 }
 
 }  // namespace
+
+void record_paid(const ReindexUnit& unit, const EmbeddingCache& cache) {
+  std::vector<std::string> keys;
+  std::vector<std::vector<float>> vectors;
+  for (const std::size_t index : unit.to_embed) {
+    if (!unit.vectors[index].empty()) {
+      keys.push_back(unit.keys[index]);
+      vectors.push_back(unit.vectors[index]);
+    }
+  }
+  cache.add(keys, vectors);
+}
 
 void record_unit(const pg::Extension& extension, ReindexJob& job, const ReindexUnit& unit,
                  const EmbeddingCache* cache, double worked) {

@@ -10,6 +10,9 @@
 
 namespace jobs {
 
+// Puts what was paid for into the cache.
+void record_paid(const ReindexUnit& unit, const EmbeddingCache& cache);
+
 // `job` is kept up to date. `cache`: nullptr where none is used. `worked`: seconds since the last
 // one.
 void record_unit(const pg::Extension& extension, ReindexJob& job, const ReindexUnit& unit,

@@ -21,6 +21,7 @@
 #include "pg/encoding.hpp"
 #include "pg/log.hpp"
 #include "pg/security.hpp"
+#include "pg/snapshot.hpp"
 #include "pg/wait.hpp"
 
 extern "C" {
@@ -36,6 +37,9 @@ using Clock = std::chrono::steady_clock;
 
 // How long nothing may move before the job's row is looked at again.
 constexpr std::chrono::milliseconds kLook{500};
+// How long what is on its way may take to come in once the job is paused. After that, and at once
+// when it is cancelled, it is cut off, and done again when the job goes on.
+constexpr std::chrono::seconds kGrace{1};
 // A service that fails is left alone for a while, again and again; then the job fails.
 constexpr unsigned kMaxOutages = 8;
 constexpr std::chrono::seconds kFirstRest{5};
@@ -75,6 +79,7 @@ class Run {
   void step(Work work) {
     std::optional<Failure> failure;
     {
+      const pg::TransactionSnapshot snapshot;
       const pg::PinnedSettings settings;
       failure = attempt(work);
     }
@@ -118,6 +123,7 @@ class Run {
   // One round; false when there is nothing more to do here.
   bool work() {
     look();
+    cut_off();
     take_in();
     embedder_->pump();
     store_->pump();
@@ -157,12 +163,43 @@ class Run {
       job_.max_cost = now.max_cost;
       if (now.status != "running" && now.status != "completed") {
         stopping_ = true;
+        if (!cut_off_at_) {
+          cut_off_at_ = Clock::now();
+          if (now.status == "paused") {
+            *cut_off_at_ += kGrace;
+          }
+        }
       } else if (const auto reason = pause_reason(extension_, "reindex")) {
         update_reindex_job(extension_, job_.id, "status = 'paused', error = $2", {*reason});
         stopping_ = true;
+        cut_off_at_ = Clock::now() + kGrace;
       }
       report();
     });
+  }
+
+  // What hangs must not keep a job at work that somebody has stopped.
+  void cut_off() {
+    if (!cut_off_at_ || Clock::now() < *cut_off_at_ || units_.empty()) {
+      return;
+    }
+    for (const auto& unit : units_) {
+      if (unit->phase == ReindexUnit::Phase::kEmbedding) {
+        embedder_->cancel(*unit->ticket);
+      } else {
+        store_->cancel(*unit->ticket);
+      }
+      lost_tokens_ += unit->tokens;
+      step([&] { keep_paid(*unit); });
+    }
+    units_.clear();
+  }
+
+  // What has been paid for is paid for once, whatever became of its batch.
+  void keep_paid(const ReindexUnit& unit) const {
+    if (use_cache_) {
+      record_paid(unit, *cache_);
+    }
   }
 
   void report() const {
@@ -263,12 +300,12 @@ class Run {
 
   void embedded(ReindexUnit& unit, providers::EmbedResult result) {
     unit.tokens += static_cast<std::int64_t>(result.tokens);
-    if (result.failure) {
-      outage(unit, *result.failure);
-      return;
-    }
     for (std::size_t i = 0; i < unit.to_embed.size(); ++i) {
       unit.vectors[unit.to_embed[i]] = std::move(result.vectors[i]);
+    }
+    if (result.failure) {
+      step([&] { outage(unit, *result.failure); });
+      return;
     }
     for (const providers::Refusal& refusal : result.refused) {
       unit.failed.emplace_back(unit.to_embed[refusal.index], refusal.reason);
@@ -366,6 +403,7 @@ class Run {
   // ends the run.
   void outage(ReindexUnit& unit, const providers::ServiceFailure& failure) {
     lost_tokens_ += unit.tokens;
+    keep_paid(unit);
     intake_->put_back(unit);
     unit.phase = ReindexUnit::Phase::kDone;
     --begun_;
@@ -468,6 +506,7 @@ class Run {
   Clock::time_point worked_until_ = Clock::now();
   core::Backoff outages_{kFirstRest, kLongestRest};
   std::optional<Clock::time_point> resume_at_;
+  std::optional<Clock::time_point> cut_off_at_;
   std::optional<providers::ServiceFailure> failure_;
   std::int64_t lost_tokens_ = 0;
   int corrections_ = 0;
@@ -496,7 +535,8 @@ void record_failure(const pg::Extension& extension, const ReindexJob& job, const
     return;
   }
   update_reindex_job(extension, job.id,
-                     "status = CASE WHEN status = 'completed' THEN status ELSE 'failed' END,"
+                     "status = CASE WHEN status IN ('completed', 'cancelled') THEN status"
+                     " ELSE 'failed' END,"
                      " error = $2, finished_at = clock_timestamp()",
                      {failure.text});
   pg::log_line(pg::LogLevel::kError, "a reindex job failed",
@@ -536,6 +576,7 @@ Outcome run_job(pg::Spi& spi, const pg::Extension& extension, std::int64_t job_i
   const std::int64_t started_at = GetCurrentTimestamp();
   ReindexJob job;
   {
+    const pg::TransactionSnapshot snapshot;
     const pg::PinnedSettings settings;
     job = load_reindex_job(extension, job_id);
     require_reindex_rights(job);
@@ -553,6 +594,7 @@ Outcome run_job(pg::Spi& spi, const pg::Extension& extension, std::int64_t job_i
     failure = Failure{e.message(), std::current_exception()};
   }
   {
+    const pg::TransactionSnapshot snapshot;
     const pg::PinnedSettings settings;
     if (failure) {
       record_failure(extension, job, *failure);
@@ -593,6 +635,7 @@ void work_on_reindex_jobs(pg::Spi& spi, const pg::Extension& extension,
   std::optional<std::string> paused;
   std::optional<std::int64_t> job = job_id;
   const auto choose = [&] {
+    const pg::TransactionSnapshot snapshot;
     const pg::PinnedSettings settings;
     paused = pause_reason(extension, "reindex");
     return paused ? std::nullopt : job_id ? job_id : next_reindex_job(extension);

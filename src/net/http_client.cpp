@@ -14,6 +14,7 @@
 #include "net/permit.hpp"
 #include "pg/guard.hpp"
 #include "pg/settings.hpp"
+#include "pg/wait.hpp"
 
 extern "C" {
 #include "common/pg_prng.h"
@@ -149,6 +150,7 @@ class HttpClient::Impl final : public LoopMember {
       if (options_.interruptible) {
         pg::check_for_interrupts();
       }
+      pg::leave_without_postmaster();
       loop_.poll(HttpLoop::Impl::kLongestPoll);
     }
   }

@@ -9,6 +9,7 @@
 #include "net/curl_transfer.hpp"
 #include "net/http_loop_impl.hpp"
 #include "pg/guard.hpp"
+#include "pg/wait.hpp"
 
 namespace net {
 namespace {
@@ -112,6 +113,7 @@ void HttpLoop::wait(milliseconds at_most) {
   while (true) {
     impl_->pump();
     pg::check_for_interrupts();
+    pg::leave_without_postmaster();
     const auto left = std::chrono::ceil<milliseconds>(until - Clock::now());
     if (impl_->take_end() || left <= milliseconds(0)) {
       return;

@@ -3,6 +3,8 @@
 
 #include "pg/scope.hpp"
 
+#include <optional>
+
 extern "C" {
 #include "access/xact.h"
 #include "utils/snapmgr.h"
@@ -26,6 +28,21 @@ class ActiveSnapshot : Scope {
       cleanup([] { PopActiveSnapshot(); });
     }
   }
+};
+
+// What SQL in a procedure gets from the portal that runs it: a snapshot beneath those of its
+// queries, until the next commit. A background worker has no portal, and no SQL runs there without
+// this.
+class TransactionSnapshot {
+ public:
+  TransactionSnapshot() {
+    if (!call([] { return ActiveSnapshotSet(); })) {
+      snapshot_.emplace();
+    }
+  }
+
+ private:
+  std::optional<ActiveSnapshot> snapshot_;
 };
 
 }  // namespace pg

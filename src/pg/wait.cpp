@@ -5,7 +5,10 @@
 #include "pg/guard.hpp"
 
 extern "C" {
+#include "miscadmin.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/pmsignal.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 }
@@ -34,6 +37,14 @@ void wait_interruptibly(std::int64_t microseconds) {
   for (TimestampTz now = GetCurrentTimestamp(); now < end; now = GetCurrentTimestamp()) {
     wait_for_latch((end - now) / 1000 + 1);
   }
+}
+
+void leave_without_postmaster() {
+  call([] {
+    if (IsUnderPostmaster && !PostmasterIsAlive()) {
+      proc_exit(1);
+    }
+  });
 }
 
 }  // namespace pg

@@ -10,6 +10,7 @@
 #include "pg/entry.hpp"
 #include "pg/guard.hpp"
 #include "pg/log.hpp"
+#include "pg/snapshot.hpp"
 #include "pg/spi.hpp"
 #include "worker/shared.hpp"
 
@@ -27,7 +28,12 @@ namespace {
 
 void work() {
   pg::Spi spi(pg::Spi::Commit::kAllowed);
-  if (const std::optional<pg::Extension> extension = pg::find_extension()) {
+  std::optional<pg::Extension> extension;
+  {
+    const pg::TransactionSnapshot snapshot;
+    extension = pg::find_extension();
+  }
+  if (extension) {
     jobs::work_on_reindex_jobs(spi, *extension, std::nullopt, std::nullopt);
   }
 }
