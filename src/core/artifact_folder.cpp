@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <utility>
 
 #include "core/durable_file.hpp"
 #include "core/error.hpp"
@@ -35,8 +36,16 @@ Descriptor open_directory(const std::string& path, int flags) {
   return fd;
 }
 
+// ".<name>.<pid>.tmp"
 bool is_temporary(const std::string& name) {
-  return name.starts_with('.') && name.ends_with(".tmp");
+  constexpr std::string_view kSuffix = ".tmp";
+  if (!name.starts_with('.') || !name.ends_with(kSuffix)) {
+    return false;
+  }
+  const std::string stem = name.substr(0, name.size() - kSuffix.size());
+  const std::size_t dot = stem.rfind('.');
+  return dot > 0 && dot + 1 < stem.size() &&
+         stem.find_first_not_of("0123456789", dot + 1) == std::string::npos;
 }
 
 }  // namespace
@@ -84,7 +93,9 @@ bool is_plain_file_name(const std::string& name) {
 ArtifactFolder::ArtifactFolder(const std::string& root, const std::string& name)
     : path_(root + "/" + name) {
   make_private_directory(root);
-  if (::mkdir(path_.c_str(), 0700) != 0 && errno != EEXIST) {
+  if (::mkdir(path_.c_str(), 0700) == 0) {
+    sync_directory(root);
+  } else if (errno != EEXIST) {
     fail_io(errno, "create directory", path_);
   }
   fd_ = open_directory(path_, O_NOFOLLOW);
@@ -92,6 +103,9 @@ ArtifactFolder::ArtifactFolder(const std::string& root, const std::string& name)
 
 ArtifactFolder::ArtifactFolder(const std::string& path)
     : path_(path), fd_(open_directory(path, 0)) {}
+
+ArtifactFolder::ArtifactFolder(std::string path, Descriptor fd)
+    : path_(std::move(path)), fd_(std::move(fd)) {}
 
 bool ArtifactFolder::exists(const std::string& name) const {
   struct stat status {};

@@ -30,6 +30,8 @@ class ArtifactFolder {
   ArtifactFolder(const std::string& root, const std::string& name);
   // Any directory that exists.
   explicit ArtifactFolder(const std::string& path);
+  // One that is open already; `path` is for the texts of errors.
+  ArtifactFolder(std::string path, Descriptor fd);
 
   const std::string& path() const { return path_; }
   std::string path_of(const std::string& name) const { return path_ + "/" + name; }

@@ -38,6 +38,15 @@ FreeSpace free_space(int fd) {
           std::min(kLargestReserve, all / kReserveShare)};
 }
 
+void require_space(const FreeSpace& space, const std::string& place) {
+  if (space.available < space.reserve) {
+    throw Error(sqlstate::kDiskFull, "not enough free space in \"" + place + "\" to go on writing",
+                megabytes(space.available) + " are free, and " + megabytes(space.reserve) +
+                    " are left for the server.",
+                "Free some, compress the export, or write to another file system.");
+  }
+}
+
 ArtifactWriter::ArtifactWriter(const ArtifactFolder& folder, const std::string& name,
                                SpaceProbe probe)
     : folder_(folder), probe_(std::move(probe)) {
@@ -75,17 +84,7 @@ void ArtifactWriter::open(const std::string& name) {
   }
 }
 
-void ArtifactWriter::check_space() const {
-  const FreeSpace space = probe_(fd_.get());
-  if (space.available < space.reserve) {
-    throw Error(sqlstate::kDiskFull,
-                "not enough free space in \"" + folder_.path() + "\" to go on writing",
-                megabytes(space.available) + " are free, and " + megabytes(space.reserve) +
-                    " are left for the server.",
-                "Free some, compress the export, or set bacmr.artifact_directory to another file "
-                "system.");
-  }
-}
+void ArtifactWriter::check_space() const { require_space(probe_(fd_.get()), folder_.path()); }
 
 void ArtifactWriter::write(std::string_view bytes) {
   if (buffer_.size() + bytes.size() < kBuffer) {

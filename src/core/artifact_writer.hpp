@@ -23,6 +23,9 @@ struct FreeSpace {
 // Of the file system on which `fd` lies.
 FreeSpace free_space(int fd);
 
+// An error (53100) where less than the reserve is left; `place` is for its text.
+void require_space(const FreeSpace& space, const std::string& place);
+
 class ArtifactWriter {
  public:
   // For tests: how much space there is.

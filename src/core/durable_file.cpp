@@ -27,16 +27,6 @@ class TemporaryFile {
   std::string path_;
 };
 
-void sync_directory(const std::string& directory) {
-  const Descriptor fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (fd.get() < 0) {
-    fail_io(errno, "open directory", directory);
-  }
-  if (::fsync(fd.get()) != 0) {
-    fail_io(errno, "sync directory", directory);
-  }
-}
-
 }  // namespace
 
 std::string utc_stamp(std::time_t when) {
@@ -50,7 +40,10 @@ std::string utc_stamp(std::time_t when) {
 void make_private_directory(const std::string& directory) {
   for (std::size_t end = directory.find('/', 1);; end = directory.find('/', end + 1)) {
     const std::string part = directory.substr(0, end);
-    if (::mkdir(part.c_str(), 0700) != 0 && errno != EEXIST && errno != EISDIR) {
+    if (::mkdir(part.c_str(), 0700) == 0) {
+      const std::size_t slash = part.rfind('/');
+      sync_directory(slash == 0 ? "/" : part.substr(0, slash));
+    } else if (errno != EEXIST && errno != EISDIR) {
       fail_io(errno, "create directory", part);
     }
     if (end == std::string::npos) {

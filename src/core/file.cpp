@@ -1,5 +1,6 @@
 #include "core/file.hpp"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -73,6 +74,16 @@ void write_all(int fd, std::string_view content, const std::string& path) {
 void sync_file(int fd, const std::string& path) {
   if (::fsync(fd) != 0) {
     fail_io(errno, "sync file", path);
+  }
+}
+
+void sync_directory(const std::string& directory) {
+  const Descriptor fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd.get() < 0) {
+    fail_io(errno, "open directory", directory);
+  }
+  if (::fsync(fd.get()) != 0) {
+    fail_io(errno, "sync directory", directory);
   }
 }
 

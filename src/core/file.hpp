@@ -33,5 +33,7 @@ class Descriptor {
 
 void write_all(int fd, std::string_view content, const std::string& path);
 void sync_file(int fd, const std::string& path);
+// So that what was created in it outlives a power cut.
+void sync_directory(const std::string& directory);
 
 }  // namespace core

@@ -49,6 +49,20 @@ bool is_sha256(const std::string& text) {
          text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
+// "YYYY-MM-DDTHH:MM:SS.ffffffZ", as this file writes it.
+bool is_time(const std::string& text) {
+  constexpr std::string_view kForm = "0000-00-00T00:00:00.000000Z";
+  for (std::size_t i = 0; i < kForm.size() && i < text.size(); ++i) {
+    const bool digit = text[i] >= '0' && text[i] <= '9';
+    if (kForm[i] == '0' ? !digit : text[i] != kForm[i]) {
+      return false;
+    }
+  }
+  const auto field = [&](std::size_t at) { return (text[at] - '0') * 10 + (text[at + 1] - '0'); };
+  return text.size() == kForm.size() && field(5) >= 1 && field(5) <= 12 && field(8) >= 1 &&
+         field(8) <= 31 && field(11) <= 23 && field(14) <= 59 && field(17) <= 59;
+}
+
 // Reads members of a JSON object, with an error for what is missing or of another type.
 class Reader {
  public:
@@ -248,6 +262,9 @@ Manifest parse_manifest(std::string_view text, const std::string& name) {
   manifest.namespaces_truncated = truncated.get<bool>();
   read_json_nulls(reader, name, manifest);
   manifest.snapshot_at = reader.text("snapshot_at");
+  if (!is_time(manifest.snapshot_at)) {
+    bad(name, "\"snapshot_at\" is not a time such as 2026-01-31T03:00:00.000000Z");
+  }
   manifest.lsn = reader.text("lsn");
   manifest.system_identifier = reader.text("system_identifier");
   manifest.database = reader.text("database");

@@ -21,6 +21,15 @@ namespace {
 // How many lines go by between two looks for a cancel.
 constexpr std::uint64_t kCheckEvery = 1024;
 
+[[noreturn]] void no_manifest(const std::string& name) {
+  throw core::Error(
+      core::sqlstate::kUndefinedFile,
+      "\"" + name + "\" has no manifest beside it, so nothing tells whether it is whole", {},
+      "Fetch " + core::manifest_name(name) + " too; an export without one was not finished.");
+}
+
+}  // namespace
+
 std::string read_manifest(const core::ArtifactFolder& folder, const std::string& name) {
   const core::Descriptor file = folder.open(name);
   std::string text;
@@ -40,14 +49,16 @@ std::string read_manifest(const core::ArtifactFolder& folder, const std::string&
   }
 }
 
-[[noreturn]] void no_manifest(const std::string& name) {
-  throw core::Error(
-      core::sqlstate::kUndefinedFile,
-      "\"" + name + "\" has no manifest beside it, so nothing tells whether it is whole", {},
-      "Fetch " + core::manifest_name(name) + " too; an export without one was not finished.");
+std::string read_manifest(providers::BlobStore& store, const std::string& name) {
+  std::string text;
+  store.get(name, [&](std::string_view piece) {
+    text += piece;
+    if (text.size() > core::kMaxManifestBytes) {
+      core::parse_manifest(text, name);  // which says so
+    }
+  });
+  return text;
 }
-
-}  // namespace
 
 ArtifactSource::ArtifactSource(const std::string& source, const std::string& request_id)
     : source_(source), path_(source) {
@@ -92,17 +103,19 @@ void ArtifactSource::open_file(const std::string& path) {
 void ArtifactSource::fetch(const std::string& server, const std::string& object,
                            const std::string& request_id) {
   HttpMetrics http;
-  const auto store = providers::open_blob_store(
-      net::load_service(net::ServiceKind::kBlobStore, server), request_id, http);
+  const net::Service service = net::load_service(net::ServiceKind::kBlobStore, server);
+  if (service.type == "file" && !object.starts_with(object_prefix()) &&
+      !pg::may_read_server_files()) {
+    throw core::Error(core::sqlstate::kInsufficientPrivilege,
+                      "permission denied for exports of another database",
+                      "Only roles with the privileges of pg_read_server_files may read them.",
+                      "Objects of this database begin with " + object_prefix());
+  }
+  const auto store = providers::open_blob_store(service, request_id, http);
   std::string text;
   const std::string manifest = core::manifest_name(object);
   try {
-    store->get(manifest, [&](std::string_view piece) {
-      text += piece;
-      if (text.size() > core::kMaxManifestBytes) {
-        core::parse_manifest(text, manifest);
-      }
-    });
+    text = read_manifest(*store, manifest);
   } catch (const core::Error& e) {
     if (std::string_view(e.sqlstate()) == core::sqlstate::kUndefinedFile && store->find(object)) {
       no_manifest(object);

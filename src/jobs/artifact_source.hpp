@@ -8,12 +8,17 @@
 #include "core/artifact_reader.hpp"
 #include "core/artifact_writer.hpp"
 #include "core/manifest.hpp"
+#include "providers/blob_store.hpp"
 
 #include <memory>
 #include <optional>
 #include <string>
 
 namespace jobs {
+
+// The text of a manifest, as far as parse_manifest() needs it to refuse one that is too long.
+std::string read_manifest(const core::ArtifactFolder& folder, const std::string& name);
+std::string read_manifest(providers::BlobStore& store, const std::string& name);
 
 class ArtifactSource {
  public:

@@ -42,7 +42,8 @@ LiveTable find_live_table(const core::Manifest& manifest) {
                       "there is no table " + name + " to compare the export with", {},
                       "Import it first: bacmr_import_chunks, or bacmr_import for another table.");
   }
-  live.name = name;
+  // Never as the manifest has it: that is somebody's text.
+  live.name = sql_name(live.relation);
   const std::vector<TargetColumn> columns = target_columns(live.relation);
   for (const core::ManifestColumn& exported : manifest.columns) {
     const auto found = std::ranges::find_if(columns, [&](const TargetColumn& column) {
@@ -112,12 +113,16 @@ std::string comparison(const LiveTable& live, const std::string& scratch,
            " l) u GROUP BY r) g";
   }
   const std::string& first = live.key.front().quoted;
-  // By their bytes: types need no operator, and 1.0 is not 1.00.
+  // By their bytes: types need no operator, and 1.0 is not 1.00. Where these differ, by their text:
+  // the same value may be kept in two ways (an array with a bitmap of nulls that it does not need,
+  // a NaN with a sign).
+  const std::string restored = row_of("s.", live);
+  const std::string present = row_of("l.", live);
   return "SELECT count(*) FILTER (WHERE l." + first + " IS NULL), count(*) FILTER (WHERE s." +
-         first + " IS NOT NULL AND l." + first + " IS NOT NULL AND record_image_ne(" +
-         row_of("s.", live) + ", " + row_of("l.", live) + ")), count(*) FILTER (WHERE s." + first +
-         " IS NULL) FROM " + scratch + " s FULL JOIN " + live_table + " l ON " +
-         key_match(live.key, "s", "l");
+         first + " IS NOT NULL AND l." + first + " IS NOT NULL AND record_image_ne(" + restored +
+         ", " + present + ") AND " + restored + "::text IS DISTINCT FROM " + present +
+         "::text), count(*) FILTER (WHERE s." + first + " IS NULL) FROM " + scratch +
+         " s FULL JOIN " + live_table + " l ON " + key_match(live.key, "s", "l");
 }
 
 std::string space_column_of(const core::Manifest& manifest) {

@@ -18,6 +18,7 @@
 #include "pg/roles.hpp"
 #include "pg/settings.hpp"
 #include "pg/spi.hpp"
+#include "pg/table_tree.hpp"
 #include "pg/transaction_end.hpp"
 #include "sources/source.hpp"
 
@@ -131,6 +132,19 @@ core::ArtifactFolder folder_of(const ExportRequest& request) {
   return core::ArtifactFolder(database_folder().path_of(directory));
 }
 
+// Names of files are UTF-8, whatever the database's encoding.
+ExportRequest with_utf8_name(ExportRequest request) {
+  if (request.file_name) {
+    const std::optional<std::string> name = pg::to_utf8(*request.file_name);
+    if (!name) {
+      throw core::Error(core::sqlstate::kInvalidParameterValue,
+                        "file_name cannot be written in UTF-8", {}, "Give a name in ASCII.");
+    }
+    request.file_name = name;
+  }
+  return request;
+}
+
 }  // namespace
 
 core::ArtifactFolder database_folder() {
@@ -179,8 +193,12 @@ ExportRequest export_of_table(Oid relation) {
 }
 
 Export::Export(const ExportRequest& request, const std::string& request_id)
-    : request_(request), request_id_(request_id), folder_(folder_of(request)) {
-  folder_.sweep();
+    : request_(with_utf8_name(request)), request_id_(request_id), folder_(folder_of(request_)) {
+  pg::lock_tree(request_.relation);
+  // Other people's folders are none of ours to tidy.
+  if (in_database_folder()) {
+    folder_.sweep();
+  }
   choose_file();
 }
 
@@ -199,7 +217,7 @@ void Export::choose_file() {
                         "\"" + file_ + "\" cannot be the name of a file", {},
                         "Give a name without control characters, backslashes and a leading dot.");
     }
-    if (folder_.exists(file_)) {
+    if (folder_.exists(file_) || folder_.exists(core::manifest_name(file_))) {
       throw core::Error(core::sqlstate::kDuplicateFile,
                         "the file \"" + folder_.path_of(file_) + "\" exists already", {},
                         "Give another file_name, or none.");
@@ -217,8 +235,7 @@ void Export::describe_server() {
   const pg::Rows rows = spi.query(
       "SELECT $1::regclass::text,"
       " to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),"
-      " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-      "  ELSE pg_current_wal_insert_lsn() END::text,"
+      " pg_current_wal_insert_lsn()::text,"
       " current_setting('server_version'), current_setting('server_encoding')",
       {pg::Param::oid(request_.relation)});
   manifest_.relation = utf8(rows.text(0, 0));
@@ -305,7 +322,15 @@ void Export::advance_upload() {
 void Export::publish() {
   const std::string manifest = core::manifest_name(file_);
   core::ArtifactWriter description(folder_, manifest);
-  description.write(core::manifest_text(manifest_));
+  const std::string text = core::manifest_text(manifest_);
+  if (text.size() > core::kMaxManifestBytes) {
+    throw core::Error(
+        core::sqlstate::kProgramLimitExceeded,
+        "the manifest takes more than " + std::to_string(core::kMaxManifestBytes >> 20) + " MB",
+        "It lists the lines that hold JSON's null in a column, or long ids.",
+        "Store SQL's NULL instead, or dump the table with pg_dump.");
+  }
+  description.write(text);
   description.finish();
   // The manifest last: a file without one is not complete.
   if (!writer_->publish(file_)) {
@@ -349,9 +374,11 @@ std::string Export::remote_source() const {
 
 std::string Export::url() const { return store_ ? store_->url(object_prefix() + file_) : ""; }
 
-std::string Export::local_source() const {
-  return request_.file_name && request_.file_name->find('/') != std::string::npos ? path() : file_;
+bool Export::in_database_folder() const {
+  return !request_.file_name || request_.file_name->find('/') == std::string::npos;
 }
+
+std::string Export::local_source() const { return in_database_folder() ? file_ : path(); }
 
 void Export::describe(core::JsonObject& detail) const {
   detail.text("relation", manifest_.relation)
@@ -364,6 +391,9 @@ void Export::describe(core::JsonObject& detail) const {
       .text("snapshot_at", manifest_.snapshot_at);
   if (request_.destination) {
     detail.text("url", url()).text("source", remote_source());
+  }
+  if (manifest_.exported_namespace) {
+    detail.text("namespace", *manifest_.exported_namespace);
   }
 }
 

@@ -74,6 +74,8 @@ class Export {
   const std::string& upload_figures() const { return upload_figures_; }
   // As ArtifactSource takes it.
   std::string local_source() const;
+  // Not in one that file_name names.
+  bool in_database_folder() const;
   // nullptr while none is open.
   providers::BlobStore* store() const { return store_.get(); }
   // What the book-keeping says of the export.

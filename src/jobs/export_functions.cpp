@@ -37,6 +37,7 @@ Datum export_function(const pg::Args& args, const pg::Extension& extension,
     exported.describe(detail);
     finish_run(extension, run.id, {RunStatus::kSucceeded, detail.str(), std::nullopt});
     publish_exports(extension);
+    publish_last_success(extension);
     prune_history(extension);
     pg::log_line(pg::LogLevel::kInfo, "export written", detail.str(), run.request_id);
     manifest = exported.manifest();

@@ -17,6 +17,7 @@
 
 extern "C" {
 #include "catalog/pg_type_d.h"
+#include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 }
 
@@ -31,12 +32,6 @@ std::string joined(const std::vector<TargetColumn>& columns, const std::string& 
     list.append(list.empty() ? "" : ", ").append(prefix).append(column.quoted);
   }
   return list;
-}
-
-std::string sql_name(Oid relation) {
-  return pg::quote_qualified(
-      pg::call([relation] { return get_namespace_name(get_rel_namespace(relation)); }),
-      pg::call([relation] { return get_rel_name(relation); }));
 }
 
 // Turns the lines of an export into rows for COPY.
@@ -307,7 +302,8 @@ void advance_sequences(Oid relation, const std::vector<TargetColumn>& columns) {
     }
     pg::Spi spi;
     const pg::Rows sequence = spi.query(
-        "SELECT q.seqrelid::regclass::text, q.seqincrement > 0, s.relowner, t.relowner"
+        "SELECT q.seqrelid::regclass::text, q.seqincrement > 0, s.relowner, t.relowner,"
+        " q.seqrelid"
         " FROM pg_sequence q JOIN pg_class s ON s.oid = q.seqrelid, pg_class t"
         " WHERE q.seqrelid = pg_get_serial_sequence($1, $2)::regclass AND t.oid = $3"
         " AND t.relkind IN ('r', 'p')",
@@ -319,8 +315,14 @@ void advance_sequences(Oid relation, const std::vector<TargetColumn>& columns) {
     const bool up = sequence.boolean(0, 1);
     std::optional<std::int64_t> reached;
     {
-      // Who may fill the table need not be able to read it.
-      const pg::AsUser owner(sequence.oid(0, 3), SECURITY_RESTRICTED_OPERATION);
+      // Who may fill the table need not be able to read it; its owner may be under a policy.
+      const bool readable = spi.query("SELECT has_column_privilege($1::oid, $2, 'SELECT')",
+                                      {pg::Param::oid(relation), pg::Param::text(column.name)})
+                                .boolean(0, 0);
+      std::optional<pg::AsUser> owner;
+      if (!readable) {
+        owner.emplace(sequence.oid(0, 3), SECURITY_RESTRICTED_OPERATION);
+      }
       const pg::Rows rows = spi.query(std::string("SELECT ") + (up ? "max" : "min") + "(" +
                                       column.quoted + ")::bigint FROM " + table);
       if (!rows.is_null(0, 0)) {
@@ -329,6 +331,8 @@ void advance_sequences(Oid relation, const std::vector<TargetColumn>& columns) {
     }
     if (reached) {
       const pg::AsUser owner(sequence.oid(0, 2), SECURITY_RESTRICTED_OPERATION);
+      // What is read must still be so when it is set: nobody takes a value in between.
+      pg::call([&] { LockRelationOid(sequence.oid(0, 4), ShareRowExclusiveLock); });
       spi.query("SELECT setval($1::regclass, n) FROM " + name +
                     ", (SELECT least(greatest($2, seqmin), seqmax) AS n FROM pg_sequence"
                     "  WHERE seqrelid = $1::regclass) q WHERE " +

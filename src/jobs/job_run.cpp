@@ -159,9 +159,8 @@ std::int64_t record_run(const pg::Extension& extension, Job job, const std::stri
 void fail_dead_runs(const pg::Extension& extension) {
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
-  const pg::Rows rows =
-      spi.query("SELECT run_id, job FROM " + table(extension) +
-                " WHERE status = 'running' ORDER BY run_id FOR UPDATE SKIP LOCKED");
+  const pg::Rows rows = spi.query("SELECT run_id, job FROM " + table(extension) +
+                                  " WHERE status = 'running' ORDER BY run_id");
   for (std::uint64_t i = 0; i < rows.size(); ++i) {
     const pg::JobLock lock = pg::JobLock::for_run(rows.int8(i, 0));
     if (!lock.try_acquire(pg::LockSpan::kTransaction)) {
@@ -170,7 +169,9 @@ void fail_dead_runs(const pg::Extension& extension) {
     spi.query("UPDATE " + table(extension) +
                   " SET status = 'failed', finished_at = clock_timestamp(),"
                   " error = 'the process that ran this job is gone (crash, restart or kill)'"
-                  " WHERE run_id = $1 AND status = 'running'",
+                  " WHERE run_id = (SELECT run_id FROM " +
+                  table(extension) +
+                  " WHERE run_id = $1 AND status = 'running' FOR UPDATE SKIP LOCKED)",
               {pg::Param::int8(rows.int8(i, 0))});
     metrics::record_at_commit(metrics::Metric::kJobRuns,
                               {rows.text(i, 1), name_of(RunStatus::kFailed)}, metrics::Change::kAdd,

@@ -21,6 +21,7 @@
 
 extern "C" {
 #include "common/pg_prng.h"
+#include "mb/pg_wchar.h"
 #include "utils/timestamp.h"
 }
 
@@ -43,6 +44,13 @@ std::string sqlstate_of(const Failure& failure) {
   } catch (...) {
     return "";
   }
+}
+
+// A notification takes less than 8,000 bytes, and escapes take more than what they stand for.
+std::string shortened(const std::string& text) {
+  constexpr int kBytes = 1000;
+  return text.substr(0, static_cast<std::size_t>(
+                            pg_mbcliplen(text.c_str(), static_cast<int>(text.size()), kBytes)));
 }
 
 // Connections, conflicts with other transactions, locks, input and output.
@@ -71,6 +79,13 @@ class ScheduledExport {
     step("verify", [this] { verify(); });
     step("retention", [this] { remove_old(); });
     step("record", [this] { record(); });
+    if (!drilled_.ok()) {
+      throw core::Error(
+          core::sqlstate::kRaiseException, *drill_result(*local_, drilled_).error,
+          "Both were read in one snapshot, so the export lacks something that the table "
+          "holds. It is kept and verified all the same.",
+          "Compare the column types with what JSON can hold: docs/exports.md.");
+    }
   }
 
  private:
@@ -105,7 +120,8 @@ class ScheduledExport {
   }
 
   [[noreturn]] void give_up(const char* name, const Failure& failure) {
-    {
+    // That nobody can be told must not keep the run's row from saying so.
+    attempt([&] {
       const pg::PinnedSettings settings;
       pg::Spi spi;
       spi.query("SELECT pg_notify('bacmr_alert', $1)",
@@ -113,9 +129,9 @@ class ScheduledExport {
                                      .text("alert", "export_failed")
                                      .number("run_id", run_.id())
                                      .text("step", name)
-                                     .text("error", failure.text.substr(0, 4000))
+                                     .text("error", shortened(failure.text))
                                      .str())});
-    }
+    });
     run_.fail(Failure{std::string("step ") + name + ": " + failure.text, failure.error}, detail());
   }
 
@@ -135,14 +151,6 @@ class ScheduledExport {
     local_.emplace(pg::to_database_text(exported_->local_source()), run_.request_id());
     local_->require_sound();
     drilled_ = drill(*local_);
-    if (!drilled_.ok()) {
-      throw core::Error(
-          core::sqlstate::kRaiseException, *drill_result(*local_, drilled_).error,
-          "Both were read in one snapshot, so the export lacks something that the "
-          "table holds.",
-          "Compare column types with what JSON can hold (docs/exports.md); the file is "
-          "removed again.");
-    }
     add_step("export", exported_->write_figures());
     add_step("drill", drilled_.figures());
   }
@@ -169,11 +177,14 @@ class ScheduledExport {
   // An old export that cannot be removed is no reason to call the new one failed.
   void remove_old() {
     const std::optional<Failure> failure = attempt([this] {
-      int removed =
-          remove_old_exports(extension_, exported_->folder(), request_.name, exported_->file());
+      int removed = 0;
+      if (exported_->in_database_folder()) {
+        removed += remove_old_exports(extension_, exported_->folder(), request_.name,
+                                      exported_->manifest());
+      }
       if (providers::BlobStore* store = exported_->store()) {
         removed += remove_old_objects(extension_, *store, object_prefix(), request_.name,
-                                      exported_->file());
+                                      exported_->manifest());
       }
       add_step("retention", core::JsonObject().number("removed", removed).str());
     });
@@ -192,7 +203,8 @@ class ScheduledExport {
                verify_result(verified(), std::nullopt));
     record_run(extension_, Job::kDrill, run_.request_id(), started_at_,
                drill_result(*local_, drilled_));
-    finish_run(extension_, run_.id(), {RunStatus::kSucceeded, detail(), std::nullopt});
+    const RunResult proof = drill_result(*local_, drilled_);
+    finish_run(extension_, run_.id(), {proof.status, detail(), proof.error});
     publish_exports(extension_);
     publish_last_success(extension_);
     prune_history(extension_);

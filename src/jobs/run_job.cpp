@@ -209,10 +209,10 @@ void run_proof(pg::Spi& spi, const pg::Extension& extension, Job job, const std:
   RunResult result;
   run.perform([&] {
     const pg::ExportSettings settings;
-    const ArtifactSource source(name, run.request_id());
     if (job == Job::kVerify) {
-      result = verify_result(source, source.find_problem());
+      result = verify(name, run.request_id()).result;
     } else {
+      const ArtifactSource source(name, run.request_id());
       source.require_sound();
       const pg::ActiveSnapshot snapshot;
       result = drill_result(source, drill(source));

@@ -2,9 +2,20 @@
 
 #include "jobs/table_key.hpp"
 
+#include "pg/guard.hpp"
 #include "pg/spi.hpp"
 
+extern "C" {
+#include "utils/lsyscache.h"
+}
+
 namespace jobs {
+
+std::string sql_name(Oid relation) {
+  return pg::quote_qualified(
+      pg::call([relation] { return get_namespace_name(get_rel_namespace(relation)); }),
+      pg::call([relation] { return get_rel_name(relation); }));
+}
 
 std::vector<KeyColumn> key_of(Oid relation, KeyKind kind) {
   pg::Spi spi;

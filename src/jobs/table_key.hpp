@@ -17,6 +17,9 @@ struct KeyColumn {
 
 enum class KeyKind { kPrimary, kAnyUnique };
 
+// The relation's name for SQL text, qualified and quoted.
+std::string sql_name(Oid relation);
+
 // Of the primary key; with kAnyUnique else of a unique index without conditions and expressions.
 // Empty where there is none. Needs an SPI connection.
 std::vector<KeyColumn> key_of(Oid relation, KeyKind kind);

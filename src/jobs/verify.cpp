@@ -22,6 +22,9 @@ RunResult verify_result(const ArtifactSource& source, const std::optional<std::s
       .number("rows", static_cast<std::int64_t>(manifest.rows))
       .number("bytes", static_cast<std::int64_t>(manifest.bytes))
       .text("sha256", manifest.sha256);
+  if (manifest.exported_namespace) {
+    detail.text("namespace", *manifest.exported_namespace);
+  }
   RunResult result;
   if (problem) {
     detail.text("problem", *problem);
@@ -30,6 +33,30 @@ RunResult verify_result(const ArtifactSource& source, const std::optional<std::s
   }
   result.detail = detail.str();
   return result;
+}
+
+Verification verify(const std::string& name, const std::string& request_id) {
+  Verification verification;
+  try {
+    const ArtifactSource source(name, request_id);
+    verification.manifest = source.manifest();
+    verification.problem = source.find_problem();
+    verification.result = verify_result(source, verification.problem);
+  } catch (const core::Error& e) {
+    const std::string_view code = e.sqlstate();
+    if (code != core::sqlstate::kBadFileFormat && code != core::sqlstate::kProgramLimitExceeded) {
+      throw;
+    }
+    verification.problem = e.message();
+    verification.result = {RunStatus::kFailed,
+                           core::JsonObject()
+                               .text("source", pg::to_utf8(name).value_or("?"))
+                               .boolean("ok", false)
+                               .text("problem", pg::to_utf8(e.message()).value_or("?"))
+                               .str(),
+                           "the export \"" + name + "\" is damaged: " + e.message()};
+  }
+  return verification;
 }
 
 std::string latest_export(const pg::Extension& extension) {
@@ -43,6 +70,7 @@ std::string latest_export(const pg::Extension& extension) {
           extension.object("bacmr_job_run") +
           " WHERE job = 'export' AND status = 'succeeded' AND detail ? 'local_source'"
           " ORDER BY detail->>'relation' IS NOT DISTINCT FROM $1::oid::regclass::text DESC,"
+          " detail ? 'namespace',"
           " run_id DESC LIMIT 1",
       {pg::Param::oid(chunks != nullptr ? chunks->oid : InvalidOid)});
   if (rows.empty()) {

@@ -29,6 +29,15 @@ struct DrillResult {
 // manifest under the active snapshot. Needs an SPI connection, and the caller's own rights.
 DrillResult drill(const ArtifactSource& source);
 
+// What a verification has found. A manifest that cannot be used is a problem like any other; that
+// there is no such export is an error.
+struct Verification {
+  std::optional<core::Manifest> manifest;
+  std::optional<std::string> problem;
+  RunResult result;
+};
+Verification verify(const std::string& source, const std::string& request_id);
+
 // What stands in bacmr_job_run of a verification and of a drill.
 RunResult verify_result(const ArtifactSource& source, const std::optional<std::string>& problem);
 RunResult drill_result(const ArtifactSource& source, const DrillResult& result);

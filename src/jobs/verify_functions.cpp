@@ -20,21 +20,25 @@ Datum verify_function(pg::Args args) {
   const pg::Extension extension = pg::require_extension();
   core::Manifest manifest;
   std::optional<std::string> problem;
+  bool known = false;  // nothing is, where the manifest itself is damaged
   {
     const pg::ExportSettings settings;
     const pg::Spi spi;
     const FunctionRun run = start_function_run(extension, Job::kVerify);
-    const ArtifactSource source(name, run.request_id);
-    problem = source.find_problem();
-    finish_run(extension, run.id, verify_result(source, problem));
+    const Verification verified = verify(name, run.request_id);
+    problem = verified.problem;
+    known = verified.manifest.has_value();
+    manifest = verified.manifest.value_or(core::Manifest());
+    finish_run(extension, run.id, verified.result);
     publish_exports(extension);
+    publish_last_success(extension);
     prune_history(extension);
-    manifest = source.manifest();
   }
   // Not before SPI has ended, which takes along what was allocated meanwhile.
-  return pg::record(args,
-                    {pg::Value::boolean(!problem), count(manifest.rows), count(manifest.bytes),
-                     pg::Value::text(manifest.sha256), pg::Value::text(problem)});
+  return pg::record(
+      args, {pg::Value::boolean(!problem), known ? count(manifest.rows) : pg::Value{},
+             known ? count(manifest.bytes) : pg::Value{},
+             known ? pg::Value::text(manifest.sha256) : pg::Value{}, pg::Value::text(problem)});
 }
 
 Datum drill_function(pg::Args args) {
@@ -53,6 +57,7 @@ Datum drill_function(pg::Args args) {
     }
     finish_run(extension, run.id, drill_result(source, result));
     publish_exports(extension);
+    publish_last_success(extension);
     prune_history(extension);
   }
   return pg::record(args, {pg::Value::boolean(result.ok()), count(result.rows),

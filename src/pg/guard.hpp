@@ -40,7 +40,9 @@ std::invoke_result_t<Callable&> call(Callable&& callable) {
         return result;
       }
     } catch (...) {
-      // A C++ exception on its way through: Postgres must not jump to a frame that is gone.
+      // A C++ exception on its way through: Postgres must not jump to a frame that is gone, nor
+      // allocate in a context that the callable has switched to.
+      MemoryContextSwitchTo(context);
       PG_exception_stack = outer;
       error_context_stack = callbacks;
       throw;

@@ -109,8 +109,12 @@ class TableLines : public LineSource, private Scope {
     const Oid table = tables_[next_++];
     std::vector<JsonColumn> columns;
     for (const LineColumn& column : columns_) {
-      columns.push_back(
-          {column.name, call([&] { return get_attnum(table, column.name.c_str()); })});
+      const AttrNumber number = call([&] { return get_attnum(table, column.name.c_str()); });
+      if (number <= 0) {
+        throw core::Error("42703", "the column \"" + column.name + "\" is gone", {},
+                          "The table was altered meanwhile: export it again.");
+      }
+      columns.push_back({column.name, number});
     }
     call([&] {
       relation_ = table_open(table, AccessShareLock);

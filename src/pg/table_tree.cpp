@@ -7,9 +7,21 @@ extern "C" {
 #include "catalog/pg_inherits.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 }
 
 namespace pg {
+
+void lock_tree(Oid relation) {
+  call([relation] {
+    LockRelationOid(relation, AccessShareLock);
+    if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation))) {
+      ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE),
+              errmsg("the table was dropped while its lock was waited for"));
+    }
+    find_all_inheritors(relation, AccessShareLock, nullptr);
+  });
+}
 
 std::optional<std::vector<Oid>> plain_tables(Oid relation) {
   const bool partitioned =

@@ -8,6 +8,11 @@
 
 namespace pg {
 
+// Locks a relation and all below it in ACCESS SHARE mode until the transaction ends. To be done
+// before the snapshot that it is read under is taken: after a rewrite or a TRUNCATE that commits in
+// between, the table would look empty. An error (42P01) where it is gone.
+void lock_tree(Oid relation);
+
 // The ordinary tables below `relation` (itself, or the leaves of its partition tree), locked in
 // ACCESS SHARE mode until the transaction ends. Nothing where the tree holds anything else: views,
 // foreign tables, inheritance children.

@@ -7,6 +7,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +16,8 @@
 #include <cstring>
 #include <utility>
 
+#include "core/artifact_folder.hpp"
+#include "core/artifact_writer.hpp"
 #include "core/durable_file.hpp"
 #include "core/error.hpp"
 #include "core/file.hpp"
@@ -28,6 +31,7 @@ using core::Descriptor;
 
 constexpr std::size_t kPiece = std::size_t{1} << 20;
 constexpr std::size_t kMaxDepth = 64;
+constexpr std::uint64_t kSpaceStep = std::uint64_t{16} << 20;
 // No database's folder has a name like that (core::folder_name).
 constexpr const char* kBuiltInFolder = "/.blobs";
 constexpr std::string_view kTemporarySuffix = ".tmp";
@@ -154,14 +158,17 @@ class NewFile {
       : path_(directory.path_of(name)),
         parent_(directory.open_parent(name, true)),
         leaf_(Directory::leaf(name)) {
-    static unsigned count = 0;
-    temporary_ = "." + std::to_string(::getpid()) + "." + std::to_string(++count);
+    // What processes left that died, here or on another machine that shares the directory.
+    core::ArtifactFolder(path_, Descriptor(::fcntl(parent_.get(), F_DUPFD_CLOEXEC, 0))).sweep();
+    std::uint64_t token = 0;
+    if (!pg_strong_random(&token, sizeof token)) {
+      throw core::Error(core::sqlstate::kInternalError, "no random number could be had");
+    }
+    temporary_ = "." + std::to_string(token) + "." + std::to_string(::getpid());
     temporary_ += kTemporarySuffix;
-    // What a killed process of the same number left.
-    ::unlinkat(parent_.get(), temporary_.c_str(), 0);
     constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     file_ = Descriptor(::openat(parent_.get(), temporary_.c_str(), kFlags, 0600));
-    if (file_.get() < 0) {
+    if (file_.get() < 0 || ::flock(file_.get(), LOCK_EX) != 0) {
       fail(errno, "create a file for", path_);
     }
   }
@@ -173,7 +180,14 @@ class NewFile {
     }
   }
 
-  void write(std::string_view content) { core::write_all(file_.get(), content, path_); }
+  void write(std::string_view content) {
+    if (written_ >= checked_) {
+      checked_ = written_ + kSpaceStep;
+      core::require_space(core::free_space(file_.get()), path_);
+    }
+    core::write_all(file_.get(), content, path_);
+    written_ += content.size();
+  }
 
   void publish() {
     if (::fsync(file_.get()) != 0) {
@@ -197,6 +211,8 @@ class NewFile {
   std::string leaf_;
   std::string temporary_;
   Descriptor file_;
+  std::uint64_t written_ = 0;
+  std::uint64_t checked_ = 0;
 };
 
 class FileUpload : public Upload {
@@ -204,6 +220,16 @@ class FileUpload : public Upload {
   FileUpload(std::shared_ptr<const Directory> directory, std::string name, int fd)
       : directory_(std::move(directory)), name_(std::move(name)), fd_(fd) {
     split_name(name_);  // a bad name is told at once
+  }
+  ~FileUpload() override {
+    if (published_) {
+      try {
+        const Descriptor parent = directory_->open_parent(name_, false);
+        ::unlinkat(parent.get(), Directory::leaf(name_).c_str(), 0);
+      } catch (const std::exception&) {
+        return;  // it stays, without a manifest
+      }
+    }
   }
 
   void advance(std::uint64_t bytes) override {
@@ -232,12 +258,16 @@ class FileUpload : public Upload {
     advance(bytes);
     file_->publish();
     file_.reset();
+    published_ = true;
   }
+
+  void keep() override { published_ = false; }
 
  private:
   std::shared_ptr<const Directory> directory_;
   std::string name_;
   int fd_;
+  bool published_ = false;  // and not yet to be kept
   std::uint64_t copied_ = 0;
   std::unique_ptr<NewFile> file_;
 };

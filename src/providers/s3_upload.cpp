@@ -389,8 +389,9 @@ void S3Upload::abort() noexcept {
 }
 
 void S3Upload::clean_up(bool cut_off) {
-  const auto until = std::chrono::steady_clock::now() +
-                     (upload_id_.empty() && !may_be_there_ ? kSilentLimit : kAbortLimit);
+  const auto until =
+      std::chrono::steady_clock::now() +
+      ((upload_id_.empty() && !may_be_there_) || InterruptPending ? kSilentLimit : kAbortLimit);
   net::HttpClient client = connection_->make_client(false);
   const auto perform = [&](S3Request request) {
     net::HttpCall call = connection_->call(std::move(request));
