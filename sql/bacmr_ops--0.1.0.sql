@@ -517,9 +517,10 @@ COMMENT ON PROCEDURE bacmr_reindex_run(bigint, int) IS
 CREATE FUNCTION bacmr_reindex_pause(job_id bigint)
   RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_reindex_pause';
 COMMENT ON FUNCTION bacmr_reindex_pause(bigint) IS 'stop a job after the batches in flight';
-CREATE FUNCTION bacmr_reindex_resume(job_id bigint)
+CREATE FUNCTION bacmr_reindex_resume(job_id bigint, max_cost numeric DEFAULT NULL)
   RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_reindex_resume';
-COMMENT ON FUNCTION bacmr_reindex_resume(bigint) IS 'let a paused or failed job go on where it stopped';
+COMMENT ON FUNCTION bacmr_reindex_resume(bigint, numeric) IS
+  'let a paused or failed job go on where it stopped; with another budget, where one is given';
 CREATE FUNCTION bacmr_reindex_cancel(job_id bigint)
   RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_reindex_cancel';
 COMMENT ON FUNCTION bacmr_reindex_cancel(bigint) IS 'give a job up; its target stays until it is discarded';
@@ -587,7 +588,7 @@ REVOKE ALL ON FUNCTION
   bacmr_capture_change(), bacmr_active_namespace(text), bacmr_reindex_plan(text, text, name),
   bacmr_reindex(text, text, name, name, text, int, int, numeric),
   bacmr_reindex_all(text, name, name, numeric), bacmr_reindex_pause(bigint),
-  bacmr_reindex_resume(bigint), bacmr_reindex_cancel(bigint), bacmr_reindex_retry_failed(bigint),
+  bacmr_reindex_resume(bigint, numeric), bacmr_reindex_cancel(bigint), bacmr_reindex_retry_failed(bigint),
   bacmr_reindex_discard(bigint), bacmr_reindex_cleanup(bigint), bacmr_reindex_verify(bigint),
   bacmr_vectors_verify(text, name), bacmr_vectors_repair(text, name),
   bacmr_reindex_compare(bigint, int, int), bacmr_reindex_swap(bigint, boolean),

@@ -2,6 +2,12 @@
 
 #include "jobs/chunk_reader.hpp"
 
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <iterator>
+#include <string_view>
+
 #include "pg/spi.hpp"
 
 extern "C" {
@@ -19,11 +25,48 @@ std::vector<Chunk> chunks_of(const pg::Rows& rows) {
   return chunks;
 }
 
+template <class Integer>
+bool is_integer(const std::string& text) {
+  Integer value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  return error == std::errc() && rest == end;
+}
+
+bool is_uuid(const std::string& text) {
+  constexpr std::string_view kForm = "00000000-0000-0000-0000-000000000000";
+  if (text.size() != kForm.size()) {
+    return false;
+  }
+  for (std::size_t i = 0; i < kForm.size(); ++i) {
+    if (kForm[i] == '-' ? text[i] != '-'
+                        : std::isxdigit(static_cast<unsigned char>(text[i])) == 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Whether a chunk may have this id: a store may hold anything.
+bool can_be_id(Oid type, const std::string& text) {
+  switch (type) {
+    case UUIDOID:
+      return is_uuid(text);
+    case INT8OID:
+      return is_integer<std::int64_t>(text);
+    case INT4OID:
+      return is_integer<std::int32_t>(text);
+    default:
+      return true;
+  }
+}
+
 }  // namespace
 
 ChunkReader::ChunkReader(const sources::Source& chunks)
     : table_(chunks.sql_name()),
       id_(chunks.col("id")),
+      id_type_oid_(chunks.type("id")),
       id_type_(chunks.type_name("id")),
       space_(chunks.col("namespace")) {
   columns_ = id_ + "::text, " + chunks.col("content") + "::text";
@@ -61,10 +104,13 @@ std::vector<Chunk> ChunkReader::range(const std::string& space, const std::strin
 
 std::vector<Chunk> ChunkReader::by_ids(const std::string& space,
                                        const std::vector<std::string>& ids) const {
+  std::vector<std::string> possible;
+  std::ranges::copy_if(ids, std::back_inserter(possible),
+                       [this](const std::string& id) { return can_be_id(id_type_oid_, id); });
   pg::Spi spi;
   return chunks_of(spi.query("SELECT " + columns_ + " FROM " + table_ + " WHERE " + space_ +
                                  " = $1 AND " + id_ + " = ANY ($2::" + id_type_ + "[])",
-                             {pg::Param::text(space), pg::Param::text_array(ids)}));
+                             {pg::Param::text(space), pg::Param::text_array(possible)}));
 }
 
 std::int64_t ChunkReader::count(const std::string& space) const {

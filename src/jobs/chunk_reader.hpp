@@ -43,6 +43,7 @@ class ChunkReader {
  private:
   std::string table_;
   std::string id_;
+  Oid id_type_oid_;
   std::string id_type_;
   std::string space_;
   std::string columns_;

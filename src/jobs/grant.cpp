@@ -78,7 +78,7 @@ const std::vector<Profile>& profiles() {
         "bacmr_reindex(text, text, name, name, text, int, int, numeric)",
         "bacmr_reindex_all(text, name, name, numeric)",
         "bacmr_reindex_pause(bigint)",
-        "bacmr_reindex_resume(bigint)",
+        "bacmr_reindex_resume(bigint, numeric)",
         "bacmr_reindex_cancel(bigint)",
         "bacmr_reindex_retry_failed(bigint)",
         "bacmr_reindex_discard(bigint)",

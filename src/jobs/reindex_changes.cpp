@@ -8,6 +8,10 @@
 #include "pg/spi.hpp"
 #include "pg/subtransaction.hpp"
 
+extern "C" {
+#include "access/xlog.h"
+}
+
 namespace jobs {
 namespace {
 
@@ -85,6 +89,27 @@ void stop_capture_if_idle(const pg::Extension& extension) {
     }
     pg::log_line(pg::LogLevel::kWarning,
                  "the triggers that capture changes of the chunks stay for now: " + e.summary());
+  }
+}
+
+void retire_foreign_jobs(const pg::Extension& extension) {
+  bool found = false;
+  {
+    const pg::AsExtensionOwner owner(extension.owner);
+    pg::Spi spi;
+    found = !spi.query("UPDATE " + extension.object("bacmr_reindex_job") +
+                           " SET capturing = false, status = CASE WHEN status IN ('queued',"
+                           " 'running', 'verifying') THEN 'paused' ELSE status END, error = 'it was"
+                           " queued in the database that this one is a copy of: cancel it here, and"
+                           " queue a new one' WHERE (system_identifier <> $1 OR database_oid <> $2)"
+                           " AND (capturing OR status IN ('queued', 'running', 'verifying'))"
+                           " RETURNING job_id",
+                       {pg::Param::text(std::to_string(GetSystemIdentifier())),
+                        pg::Param::oid(MyDatabaseId)})
+                 .empty();
+  }
+  if (found) {
+    stop_capture_if_idle(extension);
   }
 }
 

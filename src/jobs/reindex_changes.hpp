@@ -21,6 +21,10 @@ void start_capture(const pg::Extension& extension, const sources::Source& chunks
 // table cannot be locked soon, they stay until the next time.
 void stop_capture_if_idle(const pg::Extension& extension);
 
+// In a copy of the database, the original's jobs are paused for good, and capture nothing: they
+// would write to the same namespaces of the same store.
+void retire_foreign_jobs(const pg::Extension& extension);
+
 struct ChangedChunk {
   std::string id;
   std::int64_t last_change = 0;  // changes up to this one are dealt with together

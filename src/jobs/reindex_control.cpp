@@ -61,12 +61,26 @@ Datum pause_job(pg::Args args) {
 }
 
 Datum resume_job(pg::Args args) {
-  return steer(args, [](const pg::Extension& extension, const ReindexJob& job) {
+  const std::optional<double> max_cost = args.numeric(1);
+  if (max_cost && !(*max_cost >= 0)) {
+    throw core::Error(core::sqlstate::kInvalidParameterValue, "max_cost must not be negative", {},
+                      "Give it in the unit of the server's price_per_million_tokens.");
+  }
+  return steer(args, [&](const pg::Extension& extension, const ReindexJob& job) {
+    if (job.elsewhere) {
+      throw wrong_reindex_status(
+          job, "resumed here",
+          "It belongs to the database that this one is a copy of: cancel it, "
+          "and queue a new one.");
+    }
     if (job.status != "paused" && job.status != "failed") {
       throw wrong_reindex_status(job, "resumed", "Only a job that is paused or failed can be.");
     }
     update_reindex_job(extension, job.id,
                        "status = 'queued', error = NULL, finished_at = NULL, capturing = true");
+    if (max_cost) {
+      update_reindex_job(extension, job.id, "max_cost = $2::numeric", {std::to_string(*max_cost)});
+    }
   });
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/error.hpp"
+#include "core/known_models.hpp"
 #include "core/namespace_version.hpp"
 #include "core/token_estimate.hpp"
 #include "jobs/chunk_reader.hpp"
@@ -161,7 +162,8 @@ Plan make_plan(const pg::Extension& extension, const ChunkReader& reader, const 
   const auto embedder = open_embedder(context, plan.embedder,
                                       request.repair ? now.model : request.model.value_or(""), "");
   plan.model = embedder->model();
-  plan.dimensions = embedder->dimensions();
+  plan.dimensions =
+      embedder->dimensions() ? embedder->dimensions() : core::known_dimensions(plan.model);
   plan.price = embedder->price_per_million_tokens();
   plan.old = now.active;
   plan.target = request.repair ? now.active : choose_target(extension, reader, request, now.active);
@@ -199,10 +201,13 @@ void check_cost(const Plan& plan, const Request& request) {
 }
 
 // The store is asked before anything is paid for.
-void check_store(const Plan& plan, const Request& request) {
+void check_store(Plan& plan, const Request& request) {
   ServiceContext context;
   const auto store = open_vector_store(context, plan.vector_store, "");
   const std::optional<int> dimension = store->dimension();
+  if (!plan.dimensions) {
+    plan.dimensions = dimension;  // no other can be stored
+  }
   if (dimension && plan.dimensions && *dimension != *plan.dimensions) {
     throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
                       "the vector store \"" + plan.vector_store + "\" takes " +
@@ -263,7 +268,7 @@ std::int64_t insert_job(const pg::Extension& extension, const Request& request, 
 std::int64_t queue(const pg::Extension& extension, const ChunkReader& reader,
                    const Request& request) {
   check_numbers(request);
-  const Plan plan = make_plan(extension, reader, request);
+  Plan plan = make_plan(extension, reader, request);
   if (plan.chunks == 0 && !request.repair) {
     throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
                       "the namespace \"" + request.space + "\" has no chunks", {},

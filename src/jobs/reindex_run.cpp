@@ -225,7 +225,7 @@ class Run {
     while (!stopping_ && !resume_at_ && !exhausted() &&
            static_cast<int>(units_.size()) < job_.concurrency) {
       auto unit = std::make_unique<ReindexUnit>();
-      std::int64_t in_flight = 0;
+      std::int64_t in_flight = lost_tokens_;
       for (const auto& other : units_) {
         in_flight += other->estimated_tokens;
       }
@@ -591,7 +591,8 @@ Outcome run_job(pg::Spi& spi, const pg::Extension& extension, std::int64_t job_i
   } catch (const pg::Error& e) {
     failure = Failure{e.summary(), std::current_exception()};
   } catch (const core::Error& e) {
-    failure = Failure{e.message(), std::current_exception()};
+    failure = Failure{e.hint().empty() ? e.message() : e.message() + " (" + e.hint() + ")",
+                      std::current_exception()};
   }
   {
     const pg::TransactionSnapshot snapshot;
@@ -637,6 +638,7 @@ void work_on_reindex_jobs(pg::Spi& spi, const pg::Extension& extension,
   const auto choose = [&] {
     const pg::TransactionSnapshot snapshot;
     const pg::PinnedSettings settings;
+    retire_foreign_jobs(extension);
     paused = pause_reason(extension, "reindex");
     return paused ? std::nullopt : job_id ? job_id : next_reindex_job(extension);
   };

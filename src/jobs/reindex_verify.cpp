@@ -140,8 +140,9 @@ VectorVerdict verify_target(const pg::Extension& extension, const ReindexJob& jo
   std::chrono::milliseconds pause = kFirstPause;
   for (;;) {
     verdict.check = check_vectors(reader, job.space, store, job.target, left_out(extension, job));
-    // A store in this database shows at once what is there.
-    if (verdict.check.ok() || !store.may_lag() || Clock::now() > deadline) {
+    // A store that shows what it has acknowledged is not waited for.
+    if (verdict.check.ok() || store.caught_up(job.target).value_or(false) ||
+        Clock::now() > deadline) {
       break;
     }
     pg::wait_interruptibly(std::chrono::microseconds(pause).count());

@@ -43,8 +43,6 @@ class VectorStore {
 
   // What the namespace's vectors have to have; nothing where it takes any.
   virtual std::optional<int> dimension() = 0;
-  // Whether it may take a while to show what it has acknowledged.
-  virtual bool may_lag() const { return true; }
   // Why the store could not take a record with this id and metadata; asked before its text is paid
   // for.
   virtual std::optional<std::string> refusal(const std::string& id,

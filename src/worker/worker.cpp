@@ -16,6 +16,7 @@
 #include "jobs/job_run.hpp"
 #include "jobs/pacing.hpp"
 #include "jobs/pause.hpp"
+#include "jobs/reindex_changes.hpp"
 #include "jobs/reindex_job.hpp"
 #include "metrics/at_commit.hpp"
 #include "pg/background_worker.hpp"
@@ -323,6 +324,7 @@ class Worker {
       pg::WorkerTransaction transaction;
       {
         const pg::PinnedSettings settings;
+        jobs::retire_foreign_jobs(extension);
         wanted = !jobs::pause_reason(extension, "reindex") && jobs::has_reindex_work(extension);
       }
       transaction.commit();
@@ -340,8 +342,14 @@ class Worker {
                    "no background worker slot is free for a reindex job: raise "
                    "max_worker_processes and restart");
     }
+    // One that ran for long did not end for the same reason as the one before.
+    const std::int64_t now = GetCurrentTimestamp();
+    if (now - reindexer_started_ > microseconds(std::chrono::minutes(1)).count()) {
+      reindexer_rest_.reset();
+    }
+    reindexer_started_ = now;
     const auto rest = reindexer_rest_.next(pg_prng_uint32(&pg_global_prng_state));
-    reindexer_due_ = GetCurrentTimestamp() + duration_cast<microseconds>(rest).count();
+    reindexer_due_ = now + duration_cast<microseconds>(rest).count();
   }
 
   // A tick that found nothing due leaves no run, but it worked.
@@ -431,6 +439,8 @@ class Worker {
       leave_if_asked();
       if (shared::take_wake()) {
         next = std::min(next, earliest);
+        reindexer_rest_.reset();
+        reindexer_due_ = 0;
         gauges_due_ = std::min(gauges_due_, earliest);
         counters_begun_ = false;  // somebody may have reset them
       }
@@ -460,6 +470,7 @@ class Worker {
   std::int64_t gauges_due_ = 0;
   core::Backoff reindexer_rest_{seconds(1), std::chrono::minutes(5)};
   std::int64_t reindexer_due_ = 0;
+  std::int64_t reindexer_started_ = 0;
   bool counters_begun_ = false;
   std::int64_t pruned_at_ = 0;
   std::string obstacle_;
