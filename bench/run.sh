@@ -9,7 +9,8 @@
 #   BENCH_BATCH_SIZE=1000   bacmr.expire_batch_size (b, d)
 #   BENCH_CALLS=2000000  recording calls (e)
 #   BENCH_CHUNKS=500000  chunks to export (f)
-#   BENCH_PARTS=abcdef  which parts
+#   BENCH_REINDEX_CHUNKS=100000  chunks to reindex (g; memory is also looked at for a tenth of that)
+#   BENCH_PARTS=abcdefg  which parts
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -22,8 +23,9 @@ BACKLOG=${BENCH_BACKLOG:-200000}
 RESERVATIONS=${BENCH_RESERVATIONS:-5000000}
 RUNS=${BENCH_RUNS:-5}
 CLIENTS=${BENCH_CLIENTS:-4}
-PARTS=${BENCH_PARTS:-abcdef}
+PARTS=${BENCH_PARTS:-abcdefg}
 CHUNKS=${BENCH_CHUNKS:-500000}
+REINDEX_CHUNKS=${BENCH_REINDEX_CHUNKS:-100000}
 CALLS=${BENCH_CALLS:-2000000}
 BATCH_SIZE=${BENCH_BATCH_SIZE:-1000}
 
@@ -32,6 +34,8 @@ scripts/deps.sh build test
 . scripts/cluster.sh
 # shellcheck source=bench/exports.sh
 . bench/exports.sh
+# shellcheck source=bench/reindex.sh
+. bench/reindex.sh
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
@@ -295,6 +299,7 @@ main() {
     if [[ $PARTS == *d* ]]; then mixed; fi
     if [[ $PARTS == *e* ]]; then metrics; fi
     if [[ $PARTS == *f* ]]; then exports; fi
+    if [[ $PARTS == *g* ]]; then reindex; fi
     say '' && machine && say ''
     printf '%-56s %14s\n' 'measurement' "median of $RUNS"
     printf '%s\n' "${LINES_OUT[@]}"

@@ -373,6 +373,8 @@ scripts/deps.sh build demo
 . scripts/cluster.sh
 # shellcheck source=demo/disaster.sh
 . demo/disaster.sh
+# shellcheck source=demo/reindex.sh
+. demo/reindex.sh
 cluster_at_exit kill_application
 cluster_at_exit stop_s3
 
@@ -389,6 +391,7 @@ main() {
     invariant
     export_and_prove
     lose_and_recover
+    new_model
     cron_succeeds
     farewell
     printf '\n%sAll of it was true.%s %d s from the first line to this.\n' "$BOLD$GREEN" "$PLAIN" "$SECONDS"

@@ -86,7 +86,8 @@ Datum resume_job(pg::Args args) {
 
 Datum cancel_job(pg::Args args) {
   return steer(args, [](const pg::Extension& extension, const ReindexJob& job) {
-    if (!job.is_open() && job.status != "failed") {
+    const bool waits_for_swap = job.status == "completed" && !job.swapped && !job.repair;
+    if (!job.is_open() && job.status != "failed" && !waits_for_swap) {
       throw wrong_reindex_status(job, "cancelled", "It has ended already.");
     }
     update_reindex_job(extension, job.id,

@@ -478,6 +478,11 @@ class Run {
                            "status = CASE status WHEN 'verifying' THEN 'running' ELSE status END");
       } else {
         record_verdict(extension_, job_, verdict);
+        if (verdict.ok() && job_.repair) {
+          // The application itself keeps the active namespace up to date.
+          update_reindex_job(extension_, job_.id, "capturing = false");
+          stop_capture_if_idle(extension_);
+        }
       }
     });
     if (!again && !verdict.ok()) {

@@ -170,7 +170,7 @@ UPDATE bacmr_vector v SET embedding = k.embedding FROM kept k
   WHERE v.namespace = 'proof-v2' AND v.id = u(36)::text AND k.id = u(37)::text;
 SELECT is(verdict(:job), '(12,12,0,f)', 'another chunk''s vector');
 SELECT alike((job(:job)).error, '%1 of 12 sampled ones wrong%', 'the job says how many');
--- It knows which.
+-- The run looks which.
 SELECT bacmr_reindex_resume(:job);
 CALL bacmr_reindex_run(:job);
 SELECT is(status_of(:job), 'completed', 'resume puts right what a verification by hand has found');
@@ -354,5 +354,42 @@ SELECT set_eq($$SELECT id, embedding FROM bacmr_vector WHERE namespace = 'pieces
 SELECT bacmr_reindex_swap(:job);
 CALL bacmr_reindex_run();
 SELECT is(capture_triggers(), 0::bigint, 'the triggers of the partitions are gone too');
+
+SELECT bacmr_detach('chunks');
+TRUNCATE bacmr_namespace, bacmr_chunk_change;
+DROP TABLE pieces;
+SELECT bacmr_attach();
+
+-- ---------------------------------------------------------------------------------------------
+-- From one store to another, and back
+-- ---------------------------------------------------------------------------------------------
+
+CREATE SERVER second_store FOREIGN DATA WRAPPER bacmr_vector_store OPTIONS (type 'postgres');
+DELETE FROM chunks;
+TRUNCATE bacmr_vector, bacmr_reindex_job, bacmr_reindex_batch;
+SELECT fill('math', 1, 5);
+SELECT bacmr_reindex('math', 'local-64', vector_store => 'bacmr_postgres') AS job \gset
+CALL bacmr_reindex_run(:job);
+SELECT bacmr_reindex_swap(:job);
+SELECT bacmr_reindex('math', 'local-64', vector_store => 'second_store') AS job \gset
+CALL bacmr_reindex_run(:job);
+SELECT bacmr_reindex_swap(:job);
+CALL bacmr_reindex_run();
+SELECT is((SELECT vector_store FROM bacmr_namespace WHERE namespace = 'math'), 'second_store', 'a swap changes the store too');
+SELECT bacmr_reindex_rollback('math');
+SELECT is((SELECT vector_store FROM bacmr_namespace WHERE namespace = 'math'), 'bacmr_postgres', 'and a rollback changes it back');
+DROP SERVER second_store;
+
+-- ---------------------------------------------------------------------------------------------
+-- The worker
+-- ---------------------------------------------------------------------------------------------
+
+SELECT bacmr_reindex('math', 'local-32') AS job \gset
+ALTER SYSTEM RESET bacmr.databases;
+SELECT pg_reload_conf();
+SELECT ok(comes_true(format('status_of(%s) = %L', :job, 'completed')), 'a queued job is the worker''s, where there is one');
+SELECT is_empty(format('SELECT * FROM differences(%L, %L, 32)', 'math', (job(:job)).target_namespace), 'it does the same');
+SELECT bacmr_reindex_swap(:job);
+SELECT ok(comes_true('capture_triggers() = 0'), 'and ends it after the swap');
 
 \ir include/reindex_end.psql

@@ -67,7 +67,6 @@ SELECT raises('CALL bacmr_reindex_run()', '2D000', 'transaction', '.', 'CALL: no
 SELECT throws_ok('SELECT bacmr_capture_change()', '0A000', NULL, 'the trigger''s function is no function to call');
 
 -- What is not empty, and what another job has
-CREATE TABLE bacmr_vector (namespace text, id text, embedding real[] NOT NULL, metadata jsonb NOT NULL DEFAULT '{}', PRIMARY KEY (namespace, id));
 INSERT INTO bacmr_vector VALUES ('full', 'x', '{1,2,3}');
 SELECT refuses($$'math', target_namespace => 'full'$$, '55000', '"full" of the vector store "bacmr_postgres" is not empty', 'another');
 -- In an array vectors of any dimension find room: the three beside the 64.
@@ -204,10 +203,13 @@ SELECT bacmr_unpause('reindex');
 UPDATE bacmr_reindex_job SET system_identifier = '1' WHERE job_id = :job;
 CALL bacmr_reindex_run();
 SELECT is((SELECT (status, processed_chunks)::text FROM bacmr_reindex_status WHERE job_id = :job), '(paused,0)', 'a job of the original is paused');
-SELECT alike((SELECT error FROM bacmr_reindex_status WHERE job_id = :job), '%original%bacmr_reindex_resume(%', 'with the reason');
-SELECT bacmr_reindex_resume(:job);
+SELECT alike((SELECT error FROM bacmr_reindex_status WHERE job_id = :job), '%copy of%cancel it%', 'with the reason');
+SELECT is(capture_triggers(), 0::bigint, 'and nothing is watched for it');
+SELECT raises(format('SELECT bacmr_reindex_resume(%s)', :job), '55000', 'cannot be resumed here', 'cancel it', 'nor is it resumed');
+SELECT lives_ok(format('SELECT bacmr_reindex_cancel(%s)', :job), 'it can be cancelled');
+SELECT bacmr_reindex('math', 'local-64') AS job \gset
 CALL bacmr_reindex_run(:job);
-SELECT is(status_of(:job), 'completed', 'resumed it is the copy''s own');
+SELECT is(status_of(:job), 'completed', 'a new one is the copy''s own');
 UPDATE bacmr_reindex_job SET database_oid = 1 WHERE job_id = :job;
 UPDATE chunks SET content = text_of(1, 2) WHERE id = u(1);
 CREATE TABLE vectors_before AS TABLE bacmr_vector;
@@ -325,10 +327,13 @@ SELECT bacmr_reindex('own', 'local-64') AS own \gset
 RESET ROLE;
 DROP OWNED BY reindex_other CASCADE;
 DROP ROLE reindex_other;
-SELECT raises(format('SELECT bacmr_reindex_swap(%s)', :own), '42704', '"reindex_other".*does not exist any more', 'Cancel', 'a role that is gone');
-CALL bacmr_reindex_run(:own);
-SELECT is(:'SQLSTATE'::text, '42704', 'nobody works with its rights');
+CALL bacmr_reindex_run();
+SELECT is(:'SQLSTATE'::text, '42704', 'a role that is gone: nobody works with its rights');
+SELECT alike(:'LAST_ERROR_MESSAGE'::text, '%"reindex_other"%does not exist any more%', 'as the message says');
+SELECT is((status_of(:own), (job(:own)).error LIKE '%reindex_other%'), ('failed'::text, true), 'and the job');
 SELECT lives_ok(format('SELECT bacmr_reindex_cancel(%s)', :own), 'a superuser can still cancel it');
+SELECT lives_ok(format('SELECT bacmr_reindex_discard(%s)', :own), 'and discard it');
+SELECT is(capture_triggers(), 0::bigint, 'after which nothing is watched any more');
 
 DROP OWNED BY reindex_operator, reindex_watcher, reindex_app, reindex_nobody CASCADE;
 DROP ROLE reindex_operator, reindex_watcher, reindex_app, reindex_nobody;

@@ -197,7 +197,7 @@ sub jobs_done {
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     my $start = time;
     await_sql($node, 'app', q{SELECT NOT EXISTS (SELECT FROM bacmr_reindex_status
-        WHERE status NOT IN ('completed', 'failed'))}, $what);
+        WHERE status NOT IN ('completed', 'failed'))}, $what, 600);
     note(sprintf 'seconds: %-16s %8.2f', "($what)", time - $start);
     is($node->safe_psql('app', q{SELECT string_agg(error, '; ') FROM bacmr_reindex_status
         WHERE status = 'failed'}), '', "none failed: $what");

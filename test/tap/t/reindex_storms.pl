@@ -200,15 +200,16 @@ store_agrees($node, 'app', 'outage', $openai, $pinecone, 'outage-v2', 'the store
 begin('dimensions');
 declare_services($node, 'app', $openai, $pinecone, embedder => 'openai_32', store => 'unused_a',
     embedder_options => { dimensions => 32 });
-declare_services($node, 'app', $openai, $pinecone, embedder => 'openai_any', store => 'unused_b',
-    embedder_options => { dimensions => undef });
+declare_services($node, 'app', $openai, $pinecone, embedder => 'unknown', store => 'unused_b',
+    embedder_options => { model => 'a-model-of-their-own', dimensions => undef });
+$openai->settings(models => { 'a-model-of-their-own' => 1024 });
 $error = error_of($node, 'app', q{SELECT bacmr_reindex('mismatch', embedder => 'openai_32')});
 like($error, qr/55000.*"pinecone" takes 64 dimensions.*makes 32/s, 'a mismatch is refused');
 is($openai->counts->{requests}, 0, 'before anything is paid');
 is($node->safe_psql('app', q{SELECT count(*) FROM bacmr_reindex_job WHERE namespace = 'mismatch'}), 0,
     'and no job is left of it');
-$job = queue_job($node, 'app', q{'mismatch', embedder => 'openai_any', batch_size => 50});
-like(call_job($node, 'app', $job), qr/1536.*dimension|dimension.*1536/s,
+$job = queue_job($node, 'app', q{'mismatch', embedder => 'unknown', batch_size => 50});
+like(call_job($node, 'app', $job), qr/55000.*1024 dimensions instead of 64/s,
     'where only an answer of the model can tell, it is refused all the same');
 cmp_ok($openai->counts->{texts}, '<=', 1, 'after one text, not after all batches in flight');
 is($pinecone->counts->{vectors}, 0, 'and nothing is stored');
@@ -265,12 +266,12 @@ SQL
 $job = queue_job($node, 'app', q{'odd', batch_size => 50});
 is(call_job($node, 'app', $job), '', 'a text too long, two empty ones, and 41 KB of metadata stop nothing');
 is($node->safe_psql('app', <<"SQL"), <<'TEXT' =~ s/\n\z//r, 'they are listed, each with its reason');
-SELECT left(content, 11) || ': ' || substring(reason FROM 'empty|too long|maximum input length|41[0-9]+ bytes')
+SELECT left(content, 11) || ': ' || substring(reason FROM 'empty|too long|maximum input length|41,[0-9]+ bytes')
 FROM bacmr_reindex_failure JOIN chunks ON id::text = chunk_id WHERE job_id = $job
   AND btrim(content, E' \\t\\n\\u00a0') <> '' ORDER BY content
 SQL
 A very long: maximum input length
-too much ab: 41011 bytes
+too much ab: 41,011 bytes
 TEXT
 is($node->safe_psql('app', "SELECT count(*), min(reason), max(reason) FROM bacmr_reindex_failure
        JOIN chunks ON id::text = chunk_id WHERE job_id = $job AND length(content) < 9"),
@@ -342,6 +343,12 @@ is(job_value($node, 'app', $job, 'tokens_used'), $bill, 'and knows what it has c
 $node->safe_psql('app', "SELECT bacmr_reindex_resume($job)");
 is(call_job($node, 'app', $job), '', 'resumed as it is');
 is($openai->counts->{tokens}, $bill, 'it spends nothing more');
+is(error_of($node, 'app', "SELECT bacmr_reindex_resume($job, max_cost => 100000)"), '',
+    'resumed with a larger budget');
+is(call_job($node, 'app', $job), '', 'it goes on');
+is(job_status($node, 'app', $job), 'completed', 'to its end');
+is(paid_twice($openai), 0, 'with nothing paid twice');
+is(job_value($node, 'app', $job, 'tokens_used'), $openai->counts->{tokens}, 'and each token counted');
 
 # The stand-in counts a quarter of the bytes, a fifth more than is estimated of such words; and all
 # that is in flight is so far estimated only.
