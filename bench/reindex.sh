@@ -10,11 +10,12 @@ stop_stand_ins() {
 
 # stand_in NAME SETTINGS: starts it; its endpoint goes to $CLUSTER_BASE/NAME.endpoint.
 stand_in() {
+    rm -f "$CLUSTER_BASE/$1.out"   # of the one before it
     python3 "test/services/$1.py" --settings "$2" >"$CLUSTER_BASE/$1.out" 2>&1 </dev/null &
     REINDEX_PIDS+=("$!")
     local i
     for ((i = 0; i < 100; i++)); do
-        if grep -q '^control=' "$CLUSTER_BASE/$1.out"; then break; fi
+        if grep -qs '^control=' "$CLUSTER_BASE/$1.out"; then break; fi
         sleep 0.1
     done
     sed -n 's/^endpoint=//p' "$CLUSTER_BASE/$1.out" >"$CLUSTER_BASE/$1.endpoint"
