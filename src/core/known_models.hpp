@@ -1,5 +1,5 @@
-// Sizes of the vectors of models that are not asked for another one: OpenAI's, from its documentation of
-// the embeddings endpoint.
+// Sizes of the vectors of models that are not asked for another one: OpenAI's, from its
+// documentation of the embeddings endpoint.
 #pragma once
 
 #include <optional>

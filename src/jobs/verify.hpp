@@ -36,7 +36,7 @@ struct Verification {
   std::optional<std::string> problem;
   RunResult result;
 };
-Verification verify(const std::string& source, const std::string& request_id);
+Verification verify(const std::string& name, const std::string& request_id);
 
 // What stands in bacmr_job_run of a verification and of a drill.
 RunResult verify_result(const ArtifactSource& source, const std::optional<std::string>& problem);
