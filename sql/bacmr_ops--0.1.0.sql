@@ -372,7 +372,8 @@ CREATE TABLE bacmr_namespace (
   embedder           name,
   previous_model     text,
   previous_dimensions int,
-  previous_embedder  name
+  previous_embedder  name,
+  previous_vector_store name
 );
 COMMENT ON TABLE bacmr_namespace IS
   'which namespace of the vector store holds the vectors of each namespace of the chunks';

@@ -20,7 +20,14 @@ extern "C" {
 namespace jobs {
 namespace {
 
-// What the trigger's two arguments name: nothing where the column was renamed.
+bool has_columns(const TriggerData& data) {
+  return pg::call([&data] {
+    return SPI_fnumber(data.tg_relation->rd_att, data.tg_trigger->tgargs[0]) > 0 &&
+           SPI_fnumber(data.tg_relation->rd_att, data.tg_trigger->tgargs[1]) > 0;
+  });
+}
+
+// What the trigger's two arguments name.
 std::optional<std::string> value_of(const TriggerData& data, HeapTuple tuple, int argument) {
   TupleDesc shape = data.tg_relation->rd_att;
   const char* name = data.tg_trigger->tgargs[argument];
@@ -48,6 +55,13 @@ void note(const pg::Extension& extension, const Place& place) {
             {pg::Param::text(place.space), pg::Param::text(place.id)});
 }
 
+// A chunk of no namespace, or without a key, is no job's.
+void note_chunk(const pg::Extension& extension, const Place& place) {
+  if (place.space && place.id) {
+    note(extension, place);
+  }
+}
+
 Datum capture_change(pg::Args args) {
   if (!CALLED_AS_TRIGGER(args.fcinfo())) {
     throw core::Error("0A000", "bacmr_capture_change() is called by a trigger only");
@@ -59,15 +73,15 @@ Datum capture_change(pg::Args args) {
     return PointerGetDatum(nullptr);
   }
   const pg::AsExtensionOwner owner(extension->owner);
-  if (!TRIGGER_FIRED_FOR_ROW(data.tg_event)) {
+  if (!TRIGGER_FIRED_FOR_ROW(data.tg_event) || !has_columns(data)) {
     note(*extension, {});
     return PointerGetDatum(nullptr);
   }
   const Place before = place_of(data, data.tg_trigtuple);
-  note(*extension, before);
+  note_chunk(*extension, before);
   if (TRIGGER_FIRED_BY_UPDATE(data.tg_event)) {
     if (const Place after = place_of(data, data.tg_newtuple); after != before) {
-      note(*extension, after);
+      note_chunk(*extension, after);
     }
   }
   return PointerGetDatum(nullptr);

@@ -81,25 +81,25 @@ ChunkReader::ChunkReader(const sources::Source& chunks)
 std::vector<Chunk> ChunkReader::next(const std::string& space,
                                      const std::optional<std::string>& after, int limit) const {
   pg::Spi spi;
+  // By the column, not by the text that is read of it and has its name: 10 comes after 9.
   const std::string select =
-      "SELECT " + columns_ + " FROM " + table_ + " WHERE " + space_ + " = $1";
+      "SELECT " + columns_ + " FROM " + table_ + " c WHERE " + space_ + " = $1";
+  const std::string order = " ORDER BY c." + id_ + " LIMIT $2";
   const pg::Param size = pg::Param::int8(std::int64_t{limit});
   if (!after) {
-    return chunks_of(
-        spi.query(select + " ORDER BY " + id_ + " LIMIT $2", {pg::Param::text(space), size}));
+    return chunks_of(spi.query(select + order, {pg::Param::text(space), size}));
   }
-  return chunks_of(
-      spi.query(select + " AND " + id_ + " > $3::" + id_type_ + " ORDER BY " + id_ + " LIMIT $2",
-                {pg::Param::text(space), size, pg::Param::text(*after)}));
+  return chunks_of(spi.query(select + " AND " + id_ + " > $3::" + id_type_ + order,
+                             {pg::Param::text(space), size, pg::Param::text(*after)}));
 }
 
 std::vector<Chunk> ChunkReader::range(const std::string& space, const std::string& first,
                                       const std::string& last) const {
   pg::Spi spi;
-  return chunks_of(
-      spi.query("SELECT " + columns_ + " FROM " + table_ + " WHERE " + space_ + " = $1 AND " + id_ +
-                    " BETWEEN $2::" + id_type_ + " AND $3::" + id_type_ + " ORDER BY " + id_,
-                {pg::Param::text(space), pg::Param::text(first), pg::Param::text(last)}));
+  return chunks_of(spi.query(
+      "SELECT " + columns_ + " FROM " + table_ + " c WHERE " + space_ + " = $1 AND " + id_ +
+          " BETWEEN $2::" + id_type_ + " AND $3::" + id_type_ + " ORDER BY c." + id_,
+      {pg::Param::text(space), pg::Param::text(first), pg::Param::text(last)}));
 }
 
 std::vector<Chunk> ChunkReader::by_ids(const std::string& space,

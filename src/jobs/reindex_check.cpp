@@ -104,6 +104,7 @@ Datum vectors_verify_function(pg::Args args) {
 struct OldModel {
   std::string embedder;
   std::string model;
+  std::string vector_store;
 };
 
 OldModel old_model(const pg::Extension& extension, const ReindexJob& job) {
@@ -113,10 +114,12 @@ OldModel old_model(const pg::Extension& extension, const ReindexJob& job) {
       "SELECT CASE WHEN active_namespace = $2 THEN coalesce(embedder::text, '')"
       "  ELSE coalesce(previous_embedder::text, '') END,"
       " CASE WHEN active_namespace = $2 THEN coalesce(model, '')"
-      "  ELSE coalesce(previous_model, '') END FROM " +
+      "  ELSE coalesce(previous_model, '') END,"
+      " coalesce(CASE WHEN active_namespace = $2 THEN vector_store ELSE previous_vector_store END"
+      "  ::text, $3) FROM " +
           extension.object("bacmr_namespace") +
           " WHERE namespace = $1 AND $2 IN (active_namespace, previous_namespace)",
-      {pg::Param::text(job.space), pg::Param::text(job.old)});
+      {pg::Param::text(job.space), pg::Param::text(job.old), pg::Param::text(job.vector_store)});
   if (rows.empty() || rows.text(0, 1).empty() || rows.text(0, 0).empty()) {
     throw core::Error(
         core::sqlstate::kObjectNotInPrerequisiteState,
@@ -124,7 +127,7 @@ OldModel old_model(const pg::Extension& extension, const ReindexJob& job) {
         "Only namespaces that a reindex job has made, and that were swapped, can be compared with.",
         "Compare by hand, or reindex once with the old model.");
   }
-  return {rows.text(0, 0), rows.text(0, 1)};
+  return {rows.text(0, 0), rows.text(0, 1), rows.text(0, 2)};
 }
 
 std::string language_of(const Chunk& chunk) {
@@ -154,6 +157,7 @@ std::map<std::string, Tally> compare(const pg::Extension& extension, const Reind
   const pg::AsUser role(reindex_role(job));
   const ChunkReader reader = chunk_reader(extension);
   ServiceContext context;
+  const auto old_store = open_vector_store(context, old.vector_store, job.request_id);
   const auto store = open_vector_store(context, job.vector_store, job.request_id);
   const auto before = open_embedder(context, old.embedder, old.model, job.request_id);
   const auto after = open_embedder(context, job.embedder, job.model, job.request_id);
@@ -171,7 +175,7 @@ std::map<std::string, Tally> compare(const pg::Extension& extension, const Reind
       continue;  // a text that a model refuses says nothing of the other
     }
     pg::check_for_interrupts();
-    const std::set<std::string> found_before = ids_of(store->query(job.old, old_vectors[i], k));
+    const std::set<std::string> found_before = ids_of(old_store->query(job.old, old_vectors[i], k));
     const std::set<std::string> found_after = ids_of(store->query(job.target, new_vectors[i], k));
     const auto common = std::ranges::count_if(
         found_after, [&](const std::string& id) { return found_before.contains(id); });

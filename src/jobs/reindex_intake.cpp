@@ -92,9 +92,26 @@ Intake ReindexIntake::changed_chunks(ReindexUnit& unit, std::int64_t in_flight, 
   if (take_unknown_changes(extension_, job_.space)) {
     // The table was truncated, or a column renamed: walk again. What has been paid for is in the
     // cache; what is too much in the target, the verification finds.
-    update_reindex_job(extension_, job_.id, "walked = false, last_id = NULL");
+    // A job that was completed has to be verified again before it can be swapped.
+    {
+      const pg::AsUser role(reindex_role(job_));
+      job_.total = reader_.count(job_.space);
+    }
+    update_reindex_job(extension_, job_.id,
+                       "walked = false, last_id = NULL, total_chunks = $2::bigint,"
+                       " processed_chunks = 0, working_seconds = 0,"
+                       " verified_at = CASE WHEN swapped_at IS NOT NULL THEN verified_at END,"
+                       " status = CASE WHEN status = 'completed' AND swapped_at IS NULL"
+                       "  THEN 'running' ELSE status END",
+                       {std::to_string(job_.total)});
+    if (job_.status == "completed" && !job_.swapped) {
+      job_.status = "running";
+      job_.verified = false;
+    }
+    job_.processed = 0;
     job_.walked = false;
     job_.last_id.reset();
+    walks_again_ = true;
     return next_batch(unit, in_flight, idle);
   }
   unit.changes = next_changes(extension_, job_.space, job_.batch_size * job_.concurrency);

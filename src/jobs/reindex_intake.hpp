@@ -34,6 +34,8 @@ class ReindexIntake {
   Intake next(ReindexUnit& unit, std::int64_t in_flight, bool idle);
   // A batch that came to nothing: it is done again.
   void put_back(const ReindexUnit& unit);
+  // The table was truncated, or a column renamed, so that what has to go is not known by its ids.
+  bool walks_again() const { return walks_again_; }
   // The walk is over, and no batch is to be done again.
   bool walked() const { return job_.walked && again_.empty(); }
 
@@ -55,6 +57,7 @@ class ReindexIntake {
   const EmbeddingCache* cache_;
   std::deque<Range> again_;
   std::int64_t last_batch_ = 0;
+  bool walks_again_ = false;
 };
 
 }  // namespace jobs

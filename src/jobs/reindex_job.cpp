@@ -104,14 +104,26 @@ ReindexJob lock_reindex_job(const pg::Extension& extension, std::int64_t id) {
 }
 
 std::optional<std::int64_t> next_reindex_job(const pg::Extension& extension) {
-  const pg::AsExtensionOwner owner(extension.owner);
-  pg::Spi spi;
-  const pg::Rows rows = spi.query("SELECT job_id" + open_jobs(extension) + " ORDER BY job_id");
-  for (std::uint64_t i = 0; i < rows.size(); ++i) {
-    const pg::JobLock lock = pg::JobLock::for_reindex(rows.int8(i, 0));
+  std::vector<std::pair<std::int64_t, std::string>> jobs;
+  {
+    const pg::AsExtensionOwner owner(extension.owner);
+    pg::Spi spi;
+    const pg::Rows rows =
+        spi.query("SELECT job_id, role_name::text" + open_jobs(extension) + " ORDER BY job_id");
+    for (std::uint64_t i = 0; i < rows.size(); ++i) {
+      jobs.emplace_back(rows.int8(i, 0), rows.text(i, 1));
+    }
+  }
+  for (const auto& [id, name] : jobs) {
+    // Not those of others, unless the current user may act as they do.
+    const Oid role = pg::call([&name] { return get_role_oid(name.c_str(), true); });
+    if (OidIsValid(role) ? !pg::has_privileges_of(role) : !pg::call([] { return superuser(); })) {
+      continue;
+    }
+    const pg::JobLock lock = pg::JobLock::for_reindex(id);
     if (lock.try_acquire(pg::LockSpan::kSession)) {
       lock.release();
-      return rows.int8(i, 0);
+      return id;
     }
   }
   return std::nullopt;
@@ -154,7 +166,9 @@ Oid reindex_role(const ReindexJob& job) {
 }
 
 void require_reindex_rights(const ReindexJob& job) {
-  if (!pg::has_privileges_of(reindex_role(job))) {
+  const Oid role = pg::call([&] { return get_role_oid(job.role.c_str(), true); });
+  // Where the role is gone, somebody has to be able to cancel what it left.
+  if (OidIsValid(role) ? !pg::has_privileges_of(role) : !pg::call([] { return superuser(); })) {
     throw core::Error(core::sqlstate::kInsufficientPrivilege,
                       "permission denied for reindex job " + std::to_string(job.id),
                       "It was queued by the role \"" + job.role + "\".",

@@ -228,17 +228,34 @@ std::int64_t insert_job(const pg::Extension& extension, const Request& request, 
   const std::string request_id = new_request_id();
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
+  // What changes is noted once for a namespace: of two jobs, one would take it from the other. One
+  // that was swapped, and has nothing to deal with, steps aside.
+  const std::string jobs = extension.object("bacmr_reindex_job");
+  spi.query("UPDATE " + jobs +
+                " j SET capturing = false WHERE namespace = $1 AND capturing"
+                " AND swapped_at IS NOT NULL AND NOT EXISTS (SELECT FROM " +
+                extension.object("bacmr_chunk_change") +
+                " c WHERE c.namespace = j.namespace OR c.namespace IS NULL)",
+            {pg::Param::text(request.space)});
   const pg::Rows open = spi.query(
-      "SELECT job_id FROM " + extension.object("bacmr_reindex_job") +
-          " WHERE namespace = $1 AND status IN ('queued', 'running', 'paused', 'verifying')",
+      "SELECT job_id, swapped_at IS NOT NULL FROM " + jobs +
+          " WHERE namespace = $1 AND (status IN ('queued', 'running', 'paused', 'verifying')"
+          " OR capturing) ORDER BY job_id LIMIT 1",
       {pg::Param::text(request.space)});
+  if (!open.empty() && open.boolean(0, 1)) {
+    const std::string id = std::to_string(open.int8(0, 0));
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                      "reindex job " + id + " of the namespace \"" + request.space +
+                          "\" still has changes of chunks to deal with",
+                      {}, "Wait for it, or CALL bacmr_reindex_run(" + id + ").");
+  }
   if (!open.empty()) {
-    throw core::Error(
-        core::sqlstate::kObjectNotInPrerequisiteState,
-        "the namespace \"" + request.space +
-            "\" has a reindex job already: " + std::to_string(open.int8(0, 0)),
-        {},
-        "Wait for it, or SELECT bacmr_reindex_cancel(" + std::to_string(open.int8(0, 0)) + ").");
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                      "the namespace \"" + request.space +
+                          "\" has a reindex job already: " + std::to_string(open.int8(0, 0)),
+                      {},
+                      "Let it run and swap it, or SELECT bacmr_reindex_cancel(" +
+                          std::to_string(open.int8(0, 0)) + ").");
   }
   const auto number = [](const std::optional<double>& value) {
     return pg::Param::text(value ? std::optional(std::to_string(*value)) : std::nullopt);

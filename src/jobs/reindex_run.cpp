@@ -61,7 +61,7 @@ class Run {
 
   void perform() {
     step([this] { open(); });
-    if (job_.repair) {
+    if (job_.repair || (job_.walked && job_.expected && !job_.verified)) {
       step([this] { find_damage(); });
     }
     while (work()) {
@@ -108,13 +108,17 @@ class Run {
     }
   }
 
-  // What a repair has to do: in a transaction of its own, without the lock that open() may hold.
+  // What a repair has to do, and a job whose target failed a verification: in a transaction of its
+  // own, without the lock that open() may hold.
   void find_damage() {
     if (!job_.verified && count_changes(extension_, job_.space) == 0) {
       VectorCheck check;
       {
         const pg::AsUser role(reindex_role(job_));
-        check = check_vectors(*reader_, job_.space, *store_, job_.target, {});
+        check = job_.repair
+                    ? check_vectors(*reader_, job_.space, *store_, job_.target, {})
+                    : verify_target(extension_, job_, *reader_, *embedder_, *store_, services_.loop)
+                          .check;
       }
       note_differences(check);
     }
@@ -367,6 +371,12 @@ class Run {
     for (const providers::Refusal& refusal : result.refused) {
       unit.failed.emplace_back(unit.stored[refusal.index], refusal.reason);
     }
+    // A chunk that fails now may have been good before: its older vector goes.
+    if (!unit.batch || intake_->walks_again()) {
+      for (const auto& [index, reason] : unit.failed) {
+        unit.gone.push_back(unit.chunks[index].id);
+      }
+    }
     if (unit.gone.empty()) {
       record(unit);
       return;
@@ -445,17 +455,37 @@ class Run {
     }
   }
 
+  // After a swap, or a repair, the application itself keeps the active namespace up to date.
+  void end_capture() {
+    update_reindex_job(extension_, job_.id, "capturing = false");
+    stop_capture_if_idle(extension_);
+  }
+
   // Nothing is left to do: verify, and say so. False where that showed more to do.
   bool complete() {
     if (job_.status == "completed") {
-      // After the swap the application itself keeps the active namespace up to date.
-      step([this] {
-        if (job_.swapped) {
-          update_reindex_job(extension_, job_.id, "capturing = false");
-          stop_capture_if_idle(extension_);
-        }
-      });
-      return true;
+      // A table that was truncated after the swap does not tell the ids that have to go.
+      bool more = false;
+      if (job_.swapped && intake_->walks_again()) {
+        step([&] {
+          VectorCheck check;
+          {
+            const pg::AsUser role(reindex_role(job_));
+            check = check_vectors(*reader_, job_.space, *store_, job_.target, {});
+          }
+          check.missing_ids.clear();
+          more = !check.extra_ids.empty() && corrections_++ < kMaxCorrections;
+          note_differences(check);
+        });
+      }
+      if (!more) {
+        step([this] {
+          if (job_.swapped) {
+            end_capture();
+          }
+        });
+      }
+      return !more;
     }
     VectorVerdict verdict;
     step([this] {

@@ -19,6 +19,8 @@
 #include "pg/transaction_end.hpp"
 
 extern "C" {
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 }
 
@@ -135,6 +137,7 @@ Datum swap_function(pg::Args args) {
                   " clock_timestamp(), $7) ON CONFLICT (namespace) DO UPDATE SET"
                   " previous_namespace = n.active_namespace, previous_model = n.model,"
                   " previous_dimensions = n.dimensions, previous_embedder = n.embedder,"
+                  " previous_vector_store = n.vector_store,"
                   " active_namespace = excluded.active_namespace, model = excluded.model,"
                   " dimensions = excluded.dimensions, vector_store = excluded.vector_store,"
                   " swapped_at = excluded.swapped_at, embedder = excluded.embedder",
@@ -158,7 +161,8 @@ void require_vectors(const pg::Extension& extension, const std::string& space) {
     const pg::AsExtensionOwner owner(extension.owner);
     pg::Spi spi;
     const pg::Rows rows = spi.query(
-        "SELECT coalesce(previous_namespace, ''), coalesce(vector_store::text, '') FROM " +
+        "SELECT coalesce(previous_namespace, ''), coalesce(previous_vector_store::text,"
+        " vector_store::text, '') FROM " +
             extension.object("bacmr_namespace") + " WHERE namespace = $1",
         {pg::Param::text(space)});
     if (rows.empty() || rows.text(0, 0).empty() || rows.text(0, 1).empty()) {
@@ -204,7 +208,8 @@ Datum rollback_function(pg::Args args) {
             " SET active_namespace = previous_namespace, previous_namespace = active_namespace,"
             " model = previous_model, previous_model = model, dimensions = previous_dimensions,"
             " previous_dimensions = dimensions, embedder = previous_embedder,"
-            " previous_embedder = embedder, swapped_at = clock_timestamp()"
+            " previous_embedder = embedder, vector_store = coalesce(previous_vector_store,"
+            " vector_store), previous_vector_store = vector_store, swapped_at = clock_timestamp()"
             " WHERE namespace = $1 AND previous_namespace IS NOT NULL RETURNING active_namespace",
         {pg::Param::text(space)});
     if (rows.empty()) {
@@ -217,11 +222,25 @@ Datum rollback_function(pg::Args args) {
   return pg::Value::text(active).datum;
 }
 
-// Deletes a namespace of the store, with the rights of the job's role.
-void delete_namespace(const ReindexJob& job, const std::string& name) {
-  const pg::AsUser role(reindex_role(job));
+// The store that holds the namespace which the job's target has replaced: the job may have moved
+// the vectors from one store to another.
+std::string old_store(const pg::Extension& extension, const ReindexJob& job) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows rows = spi.query(
+      "SELECT previous_vector_store::text FROM " + extension.object("bacmr_namespace") +
+          " WHERE namespace = $1 AND previous_namespace = $2 AND previous_vector_store IS NOT NULL",
+      {pg::Param::text(job.space), pg::Param::text(job.old)});
+  return rows.empty() ? job.vector_store : rows.text(0, 0);
+}
+
+// Deletes a namespace of the store, with the rights of the job's role; where that is gone, of the
+// superuser who asks for it.
+void delete_namespace(const ReindexJob& job, const std::string& server, const std::string& name) {
+  const Oid owner = pg::call([&] { return get_role_oid(job.role.c_str(), true); });
+  const pg::AsUser role(OidIsValid(owner) ? owner : GetUserId());
   ServiceContext context;
-  open_vector_store(context, job.vector_store, job.request_id)->delete_namespace(name);
+  open_vector_store(context, server, job.request_id)->delete_namespace(name);
 }
 
 Datum cleanup_function(pg::Args args) {
@@ -243,15 +262,16 @@ Datum cleanup_function(pg::Args args) {
           "the namespace \"" + job.old + "\" is active, so it is not deleted", {},
           "It was rolled back to. SELECT * FROM bacmr_namespace shows what is active.");
     }
-    delete_namespace(job, job.old);
+    delete_namespace(job, old_store(extension, job), job.old);
     {
       const pg::AsExtensionOwner owner(extension.owner);
       pg::Spi books;
-      books.query("UPDATE " + extension.object("bacmr_namespace") +
-                      " SET previous_namespace = NULL, previous_model = NULL,"
-                      " previous_dimensions = NULL, previous_embedder = NULL"
-                      " WHERE namespace = $1 AND previous_namespace = $2",
-                  {pg::Param::text(job.space), pg::Param::text(job.old)});
+      books.query(
+          "UPDATE " + extension.object("bacmr_namespace") +
+              " SET previous_namespace = NULL, previous_model = NULL,"
+              " previous_dimensions = NULL, previous_embedder = NULL, previous_vector_store = NULL"
+              " WHERE namespace = $1 AND previous_namespace = $2",
+          {pg::Param::text(job.space), pg::Param::text(job.old)});
     }
     update_reindex_job(extension, id, "cleaned_at = clock_timestamp()");
   }
@@ -276,7 +296,7 @@ Datum discard_function(pg::Args args) {
       throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
                         "the namespace \"" + job.target + "\" is active, so it is not deleted");
     }
-    delete_namespace(job, job.target);
+    delete_namespace(job, job.vector_store, job.target);
     update_reindex_job(extension, id,
                        "status = 'cancelled', capturing = false, cleaned_at = clock_timestamp()");
     stop_capture_if_idle(extension);
