@@ -85,6 +85,13 @@ ReindexJob read_job(const pg::Extension& extension, std::int64_t id, const std::
   return job;
 }
 
+// Where the role is gone, a superuser has to be able to cancel what it left.
+bool may_act_as(const std::string& name) {
+  const char* text = name.c_str();
+  const Oid role = pg::call([text] { return get_role_oid(text, true); });
+  return OidIsValid(role) ? pg::has_privileges_of(role) : pg::call([] { return superuser(); });
+}
+
 std::string open_jobs(const pg::Extension& extension) {
   return " FROM " + extension.object("bacmr_reindex_job") +
          " j WHERE status IN ('queued', 'running', 'verifying') OR (capturing AND"
@@ -116,8 +123,7 @@ std::optional<std::int64_t> next_reindex_job(const pg::Extension& extension) {
   }
   for (const auto& [id, name] : jobs) {
     // Not those of others, unless the current user may act as they do.
-    const Oid role = pg::call([&name] { return get_role_oid(name.c_str(), true); });
-    if (OidIsValid(role) ? !pg::has_privileges_of(role) : !pg::call([] { return superuser(); })) {
+    if (!may_act_as(name)) {
       continue;
     }
     const pg::JobLock lock = pg::JobLock::for_reindex(id);
@@ -166,9 +172,7 @@ Oid reindex_role(const ReindexJob& job) {
 }
 
 void require_reindex_rights(const ReindexJob& job) {
-  const Oid role = pg::call([&] { return get_role_oid(job.role.c_str(), true); });
-  // Where the role is gone, somebody has to be able to cancel what it left.
-  if (OidIsValid(role) ? !pg::has_privileges_of(role) : !pg::call([] { return superuser(); })) {
+  if (!may_act_as(job.role)) {
     throw core::Error(core::sqlstate::kInsufficientPrivilege,
                       "permission denied for reindex job " + std::to_string(job.id),
                       "It was queued by the role \"" + job.role + "\".",
