@@ -55,6 +55,7 @@ help:
 	@echo 'make install      build and install into the server (as root)'
 	@echo 'make test         every test: build, install, unit, SQL, isolation, whole-server'
 	@echo '     test-unit | test-monitoring | test-sql | test-isolation | test-tap'
+	@echo 'make test-contract  official clients (npm) against the stand-ins for OpenAI and Pinecone'
 	@echo 'make demo         a tour on a throwaway cluster (KEEP=1 leaves it running)'
 	@echo 'make bench        measurements on a throwaway cluster'
 	@echo 'make fuzz         what reads bytes from outside, on inputs that libFuzzer makes (FUZZ_SECONDS=60)'
@@ -67,7 +68,7 @@ deps:
 
 test:
 	@scripts/test.sh
-test-unit test-monitoring test-sql test-isolation test-tap:
+test-unit test-monitoring test-sql test-isolation test-tap test-contract:
 	@scripts/test.sh $(@:test-%=%)
 
 demo:
@@ -85,4 +86,4 @@ format:
 	@scripts/lint.sh --format
 
 # `test`, `demo` and `bench` are folders too.
-.PHONY: help deps test test-unit test-monitoring test-sql test-isolation test-tap demo bench fuzz lint format
+.PHONY: help deps test test-unit test-monitoring test-sql test-isolation test-tap test-contract demo bench fuzz lint format

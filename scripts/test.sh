@@ -10,6 +10,8 @@
 #   isolation  test/isolation/specs/*.spec  several sessions, against test/isolation/expected/
 #   tap        test/tap/t/*.pl              whole servers, with PostgreSQL::Test::Cluster
 #   monitoring monitoring/                  alert rules and their tests, dashboards, runbooks
+#   contract   test/contract/               official clients against the stand-ins; by name only, since it
+#                                           fetches packages of npm (scripts/contract.sh)
 #
 # The SQL suites share one throwaway cluster that preloads bacmr_ops and pg_cron. The path of the
 # C++ test module (test/module) reaches the tests as the setting bacmr_test.lib, as the environment
@@ -262,6 +264,16 @@ suite_monitoring() {
     return "$status"
 }
 
+suite_contract() {
+    local log=$LOGS/contract/output.log status=0 good bad off
+    scripts/contract.sh >"$log" 2>&1 || status=1
+    good=$(grep -c '^ok' "$log" || true) bad=$(grep -c '^not ok' "$log" || true)
+    off=$(grep -c '^ok.*# SKIP' "$log" || true)
+    count $((good - off)) "$bad" "$off"
+    if [ "$status" -ne 0 ] || ! grep -q '^1\.\.' "$log"; then tail -n 40 "$log"; return 1; fi
+    echo "$good tests"
+}
+
 run_suite() {
     local suite=$1 start=$SECONDS before=$((passed + failed + skipped)) bad=$failed status=0
     local log_start=0
@@ -280,7 +292,7 @@ run_suite() {
 keep_server_log() {
     local log=$LOGS/$1/server.log
     case $1 in
-    unit | monitoring) return 0 ;;
+    unit | monitoring | contract) return 0 ;;
     # Its servers were its own: one log each, already copied.
     tap) echo "-- logs: $LOGS/tap" && return 0 ;;
     esac
@@ -297,7 +309,7 @@ main() {
     for kind in "${kinds[@]}"; do
         case $kind in
         sql) suites+=(pgtap regress) ;;
-        unit | monitoring | isolation | tap) suites+=("$kind") ;;
+        unit | monitoring | isolation | tap | contract) suites+=("$kind") ;;
         *) echo "test.sh: unknown kind '$kind'" >&2; exit 2 ;;
         esac
     done
