@@ -229,13 +229,14 @@ std::int64_t insert_job(const pg::Extension& extension, const Request& request, 
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
   // What changes is noted once for a namespace: of two jobs, one would take it from the other. One
-  // that was swapped, and has nothing to deal with, steps aside.
+  // that was swapped, and has nothing to deal with, steps aside; so does one that is completed and
+  // was not, which cannot be swapped any more then.
   const std::string jobs = extension.object("bacmr_reindex_job");
   spi.query("UPDATE " + jobs +
                 " j SET capturing = false WHERE namespace = $1 AND capturing"
-                " AND swapped_at IS NOT NULL AND NOT EXISTS (SELECT FROM " +
+                " AND status = 'completed' AND (swapped_at IS NULL OR NOT EXISTS (SELECT FROM " +
                 extension.object("bacmr_chunk_change") +
-                " c WHERE c.namespace = j.namespace OR c.namespace IS NULL)",
+                " c WHERE c.namespace = j.namespace OR c.namespace IS NULL))",
             {pg::Param::text(request.space)});
   const pg::Rows open = spi.query(
       "SELECT job_id, swapped_at IS NOT NULL FROM " + jobs +

@@ -9,6 +9,7 @@
 
 #include "core/backoff.hpp"
 #include "core/json.hpp"
+#include "core/token_estimate.hpp"
 #include "jobs/attempt.hpp"
 #include "jobs/gauges.hpp"
 #include "jobs/job_run.hpp"
@@ -64,6 +65,7 @@ class Run {
     if (job_.repair || (job_.walked && job_.expected && !job_.verified)) {
       step([this] { find_damage(); });
     }
+    probe();
     while (work()) {
     }
     step([this] { count_lost_tokens(); });
@@ -124,6 +126,49 @@ class Run {
     }
   }
 
+  // One text alone, before batches of them: what the model answers tells the dimensions, and how
+  // many tokens the service counts. It is not paid again: the cache has it then.
+  void probe() {
+    if (!use_cache_ || job_.tokens > 0 || embedder_->dimensions()) {
+      return;
+    }
+    std::vector<Chunk> first;
+    step([&] {
+      const pg::AsUser role(reindex_role(job_));
+      first = reader_->next(job_.space, std::nullopt, 1);
+    });
+    if (first.empty()) {
+      return;
+    }
+    const std::string key = EmbeddingCache::key_of(first.front().content);
+    bool known = false;
+    step([&] { known = !cache_->find({key}, job_.dimensions).front().empty(); });
+    if (known) {
+      return;
+    }
+    const providers::Ticket ticket = embedder_->start({first.front().content});
+    while (!embedder_->done(ticket)) {
+      look();
+      if (stopping_) {
+        embedder_->cancel(ticket);
+        return;
+      }
+      embedder_->pump();
+      services_.loop.wait(kLook);
+    }
+    providers::EmbedResult result = embedder_->take(ticket);
+    lost_tokens_ += static_cast<std::int64_t>(result.tokens);
+    if (result.failure || result.vectors.empty() || result.vectors.front().empty()) {
+      return;  // the batches will meet the same, and deal with it
+    }
+    const auto guessed = static_cast<double>(core::estimate_tokens(first.front().content));
+    if (result.tokens > 0 && guessed > 0) {
+      job_.token_ratio = std::clamp(static_cast<double>(result.tokens) / guessed, 0.2, 5.0);
+    }
+    step([&] { cache_->add({key}, {result.vectors.front()}); });
+    check_dimensions(result.vectors);
+  }
+
   // One round; false when there is nothing more to do here.
   bool work() {
     look();
@@ -174,7 +219,8 @@ class Run {
           }
         }
       } else if (const auto reason = pause_reason(extension_, "reindex")) {
-        update_reindex_job(extension_, job_.id, "status = 'paused', error = $2", {*reason});
+        // Not paused itself: bacmr_unpause() lets it go on.
+        update_reindex_job(extension_, job_.id, "status = 'queued', error = $2", {*reason});
         stopping_ = true;
         cut_off_at_ = Clock::now() + kGrace;
       }
@@ -226,8 +272,10 @@ class Run {
     if (resume_at_ && Clock::now() >= *resume_at_) {
       resume_at_.reset();
     }
-    while (!stopping_ && !resume_at_ && !exhausted() &&
-           static_cast<int>(units_.size()) < job_.concurrency) {
+    // With a budget, one batch alone until the service has said what it counts.
+    const int at_once =
+        job_.max_cost && job_.tokens == 0 && lost_tokens_ == 0 ? 1 : job_.concurrency;
+    while (!stopping_ && !resume_at_ && !exhausted() && static_cast<int>(units_.size()) < at_once) {
       auto unit = std::make_unique<ReindexUnit>();
       std::int64_t in_flight = lost_tokens_;
       for (const auto& other : units_) {
@@ -314,12 +362,12 @@ class Run {
     for (const providers::Refusal& refusal : result.refused) {
       unit.failed.emplace_back(unit.to_embed[refusal.index], refusal.reason);
     }
-    check_dimensions(unit);
+    check_dimensions(unit.vectors);
     store(unit);
   }
 
-  void check_dimensions(const ReindexUnit& unit) {
-    for (const std::vector<float>& vector : unit.vectors) {
+  void check_dimensions(const std::vector<std::vector<float>>& vectors) {
+    for (const std::vector<float>& vector : vectors) {
       if (vector.empty()) {
         continue;
       }

@@ -88,6 +88,14 @@ void require_swappable(const pg::Extension& extension, const ReindexJob& job, bo
                       "reindex job " + std::to_string(job.id) + " has been swapped already", {},
                       "SELECT bacmr_reindex_rollback(namespace) goes back.");
   }
+  if (!job.capturing) {
+    throw core::Error(
+        core::sqlstate::kObjectNotInPrerequisiteState,
+        "changes of the chunks are not followed any more for reindex job " + std::to_string(job.id),
+        "A newer job of the namespace was queued after it was completed.",
+        "Swap the newer one; SELECT bacmr_reindex_cancel(" + std::to_string(job.id) +
+            "), then bacmr_reindex_discard, deletes the target of this one.");
+  }
   const std::string model = active_model(extension, job.space);
   if (is_local(job.model) && !is_local(model) && !model.empty() && !force) {
     throw core::Error(

@@ -89,7 +89,6 @@ cmp_ok(metric('app', 'bacmr_http_requests_total', service => 'openai', outcome =
     'and count the requests');
 cmp_ok(metric('app', 'bacmr_http_request_duration_seconds_count', service => 'pinecone'), '>=', 15,
     'of both services, with their durations');
-my $offset = log_size($node);
 $node->safe_psql('app', q{UPDATE chunks SET content = content || ' anew' WHERE namespace = 'taken'
     AND content LIKE 'chunk 1 %'});
 $openai->reset_counts;
@@ -134,7 +133,9 @@ begin('at once');
 $_->settings(latency_ms => 40) for $openai, $pinecone;
 my @jobs = map { queue_job($node, 'app', "'$_', batch_size => 5, concurrency => 2") } qw(one two);
 my @calls = map { in_background($node, 'app', "CALL bacmr_reindex_run($_)") } $jobs[0], @jobs, 'NULL';
-await_job($node, 'app', $jobs[$_], 'completed', "job $_ of two, with a worker and four calls at once") for 0, 1;
+for my $n (0, 1) {
+    await_job($node, 'app', $jobs[$n], 'completed', "job $n of two, with a worker and four calls at once");
+}
 my @said = map { (wait_for_end($_))[1] } @calls;
 is(scalar(grep { /ERROR/ } @said), 0, 'none of the calls fails') or diag("@said");
 # The second of the same job at the latest.

@@ -35,7 +35,7 @@ like($node->safe_psql('clean', $doctor), qr/does not reconcile/, 'the doctor mis
 # --- two databases at once -----------------------------------------------------------------------
 
 # The nightly job every minute, for this test.
-my @sessions = map { in_background($node, $_, q{SELECT jobname FROM bacmr_schedule('* * * * *')}) }
+my @sessions = map { in_background($node, $_, q{SELECT jobname FROM bacmr_schedule('* * * * *', NULL)}) }
   'clean', 'wrong';
 for my $session (@sessions) {
     my (undef, $stderr) = wait_for_end($session);
@@ -55,7 +55,7 @@ $node->safe_psql('wrong',
 app_database($node, q{third "one" it's});
 my $third = q{third "one" it's};
 my $before = $node->safe_psql('postgres', $jobs);
-is($node->safe_psql($third, q{SELECT jobname, schedule, command FROM bacmr_schedule('0 5 * * *')}),
+is($node->safe_psql($third, q{SELECT jobname, schedule, command FROM bacmr_schedule('0 5 * * *', NULL)}),
     qq{bacmr-reconcile\@$third|0 5 * * *|CALL public.bacmr_run_job('reconcile')},
     'a database whose name needs quotes; the command is one CALL');
 my $ids = q{SELECT jobid FROM cron.job WHERE database LIKE 'third%' ORDER BY jobid};
@@ -66,7 +66,7 @@ is($node->safe_psql($third, q{SELECT jobname, schedule FROM
     'calling it again changes the schedule and adds a job');
 like($node->safe_psql('postgres', $ids), qr/^$first_ids\n\d+$/,
     'and the known job keeps its number');
-is($node->safe_psql($third, q{SELECT string_agg(jobname, ' ') FROM bacmr_schedule('30 1 * * *')}),
+is($node->safe_psql($third, q{SELECT string_agg(jobname, ' ') FROM bacmr_schedule('30 1 * * *', NULL)}),
     qq{bacmr-reconcile\@$third}, 'a job that is wanted no longer goes');
 is($node->safe_psql('postgres', $ids), $first_ids, 'also in the table');
 
@@ -85,7 +85,7 @@ $node->append_conf('postgresql.conf', 'bacmr.worker_enabled = off');
 $node->reload;
 await_sql($node, $third, q{SELECT current_setting('bacmr.worker_enabled') = 'off'},
     'with the workers off');
-is($node->safe_psql($third, q{SELECT jobname, schedule FROM bacmr_schedule('30 1 * * *')
+is($node->safe_psql($third, q{SELECT jobname, schedule FROM bacmr_schedule('30 1 * * *', NULL)
        WHERE jobname LIKE 'bacmr-expire%'}),
     qq{bacmr-expire\@$third|* * * * *}, 'expiry is scheduled every minute');
 is($node->safe_psql($third, 'SELECT bacmr_unschedule()'), 2, 'bacmr_unschedule takes back both');
@@ -119,9 +119,9 @@ is($node->safe_psql($third, 'SET ROLE op; SELECT bacmr_unschedule()'), 2, 'who t
 
 $node->safe_psql('postgres', 'CREATE EXTENSION bacmr_ops SCHEMA public');
 is($node->safe_psql('postgres', q{SELECT string_agg(jobname, ' ' ORDER BY jobname)
-       FROM bacmr_schedule()}),
+       FROM bacmr_schedule(export => NULL)}),
     'bacmr-expire@postgres bacmr-reconcile@postgres', q{in pg_cron's own database it works too});
-is($node->safe_psql('postgres', q{SELECT count(*) FROM bacmr_schedule('5 5 * * *')}),
+is($node->safe_psql('postgres', q{SELECT count(*) FROM bacmr_schedule('5 5 * * *', NULL)}),
     2, 'and again');
 is($node->safe_psql('postgres', 'SELECT bacmr_unschedule()'), 2, 'and back');
 is($node->safe_psql('postgres', $jobs), $before, 'with the others untouched');
