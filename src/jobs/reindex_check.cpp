@@ -93,7 +93,7 @@ Datum vectors_verify_function(pg::Args args) {
     const ChunkReader reader = chunk_reader(extension);
     ServiceContext context;
     const auto store = open_vector_store(context, server, "");
-    check = check_vectors(reader, space, *store, active.name, {});
+    check = check_vectors(reader, space, *store, active.name, nothing);
   }
   return pg::record(args, {pg::Value::int8(check.expected), pg::Value::int8(check.actual),
                            pg::Value::int8(check.missing), pg::Value::boolean(check.ok()),

@@ -14,6 +14,13 @@ namespace jobs {
 namespace {
 
 constexpr double kMillion = 1e6;
+// How far what is only estimated may turn out to cost more: before the service has told what it
+// counts, and afterwards.
+constexpr double kFirstMargin = 1.5;
+constexpr double kMargin = 1.25;
+
+// What is on its way may turn out to cost less than was feared: its end is waited for.
+Intake over_budget(bool idle) { return idle ? Intake::kOverBudget : Intake::kNothing; }
 
 }  // namespace
 
@@ -45,7 +52,7 @@ Intake ReindexIntake::next(ReindexUnit& unit, std::int64_t in_flight, bool idle)
     unit.chunks = reader_.range(job_.space, range.first, range.last);
   }
   if (!appraise(unit, in_flight)) {
-    return Intake::kOverBudget;
+    return over_budget(idle);
   }
   unit.batch = range.batch;
   unit.first_id = range.first;
@@ -65,7 +72,7 @@ Intake ReindexIntake::next_batch(ReindexUnit& unit, std::int64_t in_flight, bool
     return changed_chunks(unit, in_flight, idle);
   }
   if (!appraise(unit, in_flight)) {
-    return Intake::kOverBudget;
+    return over_budget(idle);
   }
   unit.batch = ++last_batch_;
   unit.first_id = unit.chunks.front().id;
@@ -132,7 +139,7 @@ Intake ReindexIntake::changed_chunks(ReindexUnit& unit, std::int64_t in_flight, 
   }
   std::ranges::copy_if(ids, std::back_inserter(unit.gone),
                        [&](const std::string& id) { return !there.contains(id); });
-  return appraise(unit, in_flight) ? Intake::kUnit : Intake::kOverBudget;
+  return appraise(unit, in_flight) ? Intake::kUnit : over_budget(idle);
 }
 
 // Sorts out what need not, and what cannot be paid for; false where the rest might exceed the
@@ -155,8 +162,10 @@ bool ReindexIntake::appraise(ReindexUnit& unit, std::int64_t in_flight) const {
     }
   }
   return !job_.max_cost || job_.price <= 0 || unit.estimated_tokens == 0 ||
-         static_cast<double>(job_.tokens + in_flight + unit.estimated_tokens) * job_.price /
-                 kMillion <=
+         (static_cast<double>(job_.tokens) +
+          static_cast<double>(in_flight + unit.estimated_tokens) *
+              (job_.tokens == 0 ? kFirstMargin : kMargin)) *
+                 job_.price / kMillion <=
              *job_.max_cost;
 }
 

@@ -118,8 +118,8 @@ class Run {
       {
         const pg::AsUser role(reindex_role(job_));
         check = job_.repair
-                    ? check_vectors(*reader_, job_.space, *store_, job_.target, {})
-                    : verify_target(extension_, job_, *reader_, *embedder_, *store_, services_.loop)
+                    ? check_vectors(*reader_, job_.space, *store_, job_.target, nothing)
+                    : verify_once(extension_, job_, *reader_, *embedder_, *store_, services_.loop)
                           .check;
       }
       note_differences(check);
@@ -210,7 +210,7 @@ class Run {
       count_lost_tokens();
       const ReindexJob now = load_reindex_job(extension_, job_.id);
       job_.max_cost = now.max_cost;
-      if (now.status != "running" && now.status != "completed") {
+      if (now.status != "running" && now.status != "verifying" && now.status != "completed") {
         stopping_ = true;
         if (!cut_off_at_) {
           cut_off_at_ = Clock::now();
@@ -220,7 +220,10 @@ class Run {
         }
       } else if (const auto reason = pause_reason(extension_, "reindex")) {
         // Not paused itself: bacmr_unpause() lets it go on.
-        update_reindex_job(extension_, job_.id, "status = 'queued', error = $2", {*reason});
+        update_reindex_job(extension_, job_.id,
+                           "status = CASE WHEN status = 'completed' THEN status ELSE 'queued' END,"
+                           " error = $2",
+                           {*reason});
         stopping_ = true;
         cut_off_at_ = Clock::now() + kGrace;
       }
@@ -519,7 +522,7 @@ class Run {
           VectorCheck check;
           {
             const pg::AsUser role(reindex_role(job_));
-            check = check_vectors(*reader_, job_.space, *store_, job_.target, {});
+            check = check_vectors(*reader_, job_.space, *store_, job_.target, nothing);
           }
           check.missing_ids.clear();
           more = !check.extra_ids.empty() && corrections_++ < kMaxCorrections;
@@ -540,10 +543,22 @@ class Run {
       update_reindex_job(extension_, job_.id,
                          "status = CASE status WHEN 'running' THEN 'verifying' ELSE status END");
     });
-    step([&] {
-      const pg::AsUser role(reindex_role(job_));
-      verdict = verify_target(extension_, job_, *reader_, *embedder_, *store_, services_.loop);
-    });
+    // Each look in a transaction of its own: nothing is held while the store catches up.
+    Patience patience;
+    for (;;) {
+      step([&] {
+        const pg::AsUser role(reindex_role(job_));
+        verdict = verify_once(extension_, job_, *reader_, *embedder_, *store_, services_.loop);
+      });
+      if (!verdict.may_come || patience.is_over()) {
+        break;
+      }
+      pg::wait_interruptibly(std::min(patience.next_us(), to_us(kLook) * 4));
+      look();
+      if (stopping_) {
+        return true;
+      }
+    }
     bool again = false;
     step([&] {
       const bool changed = count_changes(extension_, job_.space) > 0;

@@ -17,15 +17,9 @@
 namespace jobs {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr int kSample = 20;
 // The same text embedded twice differs by rounding, and by how stores keep numbers (halfvec).
 constexpr double kSame = 0.99;
-// How long a store may take to show what it has acknowledged.
-constexpr std::chrono::seconds kPatience{60};
-constexpr std::chrono::milliseconds kFirstPause{250};
-constexpr std::chrono::seconds kLongestPause{5};
 constexpr std::chrono::milliseconds kLook{500};
 
 std::vector<std::string> failed_chunks(const pg::Extension& extension, std::int64_t job) {
@@ -132,24 +126,30 @@ std::string VectorVerdict::problem(const ReindexJob& job) const {
   return text;
 }
 
+VectorVerdict verify_once(const pg::Extension& extension, const ReindexJob& job,
+                          const ChunkReader& reader, providers::Embedder& embedder,
+                          providers::VectorStore& store, net::HttpLoop& loop) {
+  VectorVerdict verdict;
+  verdict.check =
+      check_vectors(reader, job.space, store, job.target, [&] { return left_out(extension, job); });
+  verdict.may_come = !verdict.check.ok() && !store.caught_up(job.target).value_or(false);
+  if (!verdict.may_come) {
+    check_sample(extension, job, reader, embedder, store, loop, verdict);
+  }
+  return verdict;
+}
+
 VectorVerdict verify_target(const pg::Extension& extension, const ReindexJob& job,
                             const ChunkReader& reader, providers::Embedder& embedder,
                             providers::VectorStore& store, net::HttpLoop& loop) {
-  VectorVerdict verdict;
-  const Clock::time_point deadline = Clock::now() + kPatience;
-  std::chrono::milliseconds pause = kFirstPause;
+  Patience patience;
   for (;;) {
-    verdict.check = check_vectors(reader, job.space, store, job.target, left_out(extension, job));
-    // A store that shows what it has acknowledged is not waited for.
-    if (verdict.check.ok() || store.caught_up(job.target).value_or(false) ||
-        Clock::now() > deadline) {
-      break;
+    VectorVerdict verdict = verify_once(extension, job, reader, embedder, store, loop);
+    if (!verdict.may_come || patience.is_over()) {
+      return verdict;
     }
-    pg::wait_interruptibly(std::chrono::microseconds(pause).count());
-    pause = std::min<std::chrono::milliseconds>(pause * 2, kLongestPause);
+    pg::wait_interruptibly(patience.next_us());
   }
-  check_sample(extension, job, reader, embedder, store, loop, verdict);
-  return verdict;
 }
 
 void record_verdict(const pg::Extension& extension, const ReindexJob& job,

@@ -10,6 +10,8 @@
 #include "providers/embedder.hpp"
 #include "providers/vector_store.hpp"
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -19,13 +21,36 @@ struct VectorVerdict {
   VectorCheck check;
   int sampled = 0;
   int wrong = 0;  // of the sampled: other dimensions, or not what the model makes of the text
+  bool may_come = false;  // the store has not shown yet all that it has acknowledged
 
   bool ok() const { return check.ok() && wrong == 0; }
   bool only_extra() const { return check.missing == 0 && wrong == 0 && check.extra > 0; }
   std::string problem(const ReindexJob& job) const;
 };
 
-// Lists the store; a store that lags behind is given time. Acts with the current user's rights.
+// How long a store may take to show what it has acknowledged.
+class Patience {
+ public:
+  bool is_over() const { return Clock::now() > deadline_; }
+  std::int64_t next_us() {
+    const auto pause = pause_;
+    pause_ = std::min<Clock::duration>(pause_ * 2, kLongest);
+    return std::chrono::duration_cast<std::chrono::microseconds>(pause).count();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::seconds kLongest{5};
+  Clock::time_point deadline_ = Clock::now() + std::chrono::seconds(60);
+  Clock::duration pause_ = std::chrono::milliseconds(250);
+};
+
+// One look at the store.
+VectorVerdict verify_once(const pg::Extension& extension, const ReindexJob& job,
+                          const ChunkReader& reader, providers::Embedder& embedder,
+                          providers::VectorStore& store, net::HttpLoop& loop);
+// Looks again and again; a store that lags behind is given time. Acts with the current user's
+// rights.
 VectorVerdict verify_target(const pg::Extension& extension, const ReindexJob& job,
                             const ChunkReader& reader, providers::Embedder& embedder,
                             providers::VectorStore& store, net::HttpLoop& loop);

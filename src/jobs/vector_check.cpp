@@ -35,12 +35,11 @@ std::vector<std::string> first_ids(const std::string& sql, const std::string& sp
 
 VectorCheck check_vectors(const ChunkReader& chunks, const std::string& space,
                           providers::VectorStore& store, const std::string& target,
-                          const std::vector<std::string>& left_out) {
+                          const std::function<std::vector<std::string>()>& left_out) {
   pg::Spi spi;
   for (const char* table : {kListed, kLeftOut}) {
     spi.query(std::string("CREATE TEMPORARY TABLE ") + table + " (id text) ON COMMIT DROP");
   }
-  insert(kLeftOut, left_out);
   std::vector<std::string> piece;
   store.list(target, [&](const std::string& id) {
     piece.push_back(id);
@@ -51,6 +50,7 @@ VectorCheck check_vectors(const ChunkReader& chunks, const std::string& space,
     }
   });
   insert(kListed, piece);
+  insert(kLeftOut, left_out());
   spi.query(std::string("ANALYZE ") + kListed);
   const std::string counted =
       std::string(" NOT EXISTS (SELECT FROM ") + kLeftOut + " o WHERE o.id = ";

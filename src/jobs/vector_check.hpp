@@ -7,6 +7,7 @@
 #include "providers/vector_store.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -25,10 +26,14 @@ struct VectorCheck {
   bool ok() const { return missing == 0 && extra == 0; }
 };
 
-// `left_out`: ids that neither side has to have. Lists the store, into a temporary table. Acts with
-// the current user's rights.
+// `left_out`: says, once the store has been listed, which ids neither side has to have. Before that
+// no table is touched but temporary ones, so no lock is held while the store is waited for. Acts
+// with the current user's rights.
 VectorCheck check_vectors(const ChunkReader& chunks, const std::string& space,
                           providers::VectorStore& store, const std::string& target,
-                          const std::vector<std::string>& left_out);
+                          const std::function<std::vector<std::string>()>& left_out);
+
+// For `left_out`.
+inline std::vector<std::string> nothing() { return {}; }
 
 }  // namespace jobs

@@ -17,9 +17,10 @@ void settle_identity(const pg::Extension& extension) {
   const std::string sources = extension.object("bacmr_source");
   const pg::Param cluster = pg::Param::text(std::to_string(GetSystemIdentifier()));
   const pg::Param database = pg::Param::oid(MyDatabaseId);
+  // FOR UPDATE: of two who notice it at once, the second finds it settled.
   const pg::Rows elsewhere =
       spi.query("SELECT database_name, system_identifier FROM " + sources +
-                    " WHERE system_identifier <> $1 OR database_oid <> $2 LIMIT 1",
+                    " WHERE system_identifier <> $1 OR database_oid <> $2 LIMIT 1 FOR UPDATE",
                 {cluster, database});
   if (elsewhere.empty()) {
     return;

@@ -26,7 +26,8 @@ declare_services($node, 'app', $openai, $pinecone, openai_key => $openai_key);
 my %chunks = (
     lost => 100, storm => 200, 'storm-store' => 100, quota => 100, revoked => 200, faults => 200,
     outage => 300, mismatch => 300, halfway => 12, mixed => 30, odd => 30, lag => 30,
-    'long-lag' => 30, budget => 400, tight => 40,    paused => 100, cancelled => 40, metadata => 4, secret => 40);
+    'long-lag' => 30, budget => 400, tight => 40, paused => 100, cancelled => 40, metadata => 4,
+    secret => 40);
 make_chunks($node, 'app', $_, $chunks{$_}) for sort keys %chunks;
 
 # Everything behaves again, and is counted from here on.

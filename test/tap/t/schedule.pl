@@ -1,4 +1,4 @@
-# bacmr_schedule() with the real pg_cron, which keeps one table for the whole cluster in the
+# bacmr_schedule(export => NULL) with the real pg_cron, which keeps one table for the whole cluster in the
 # database postgres.
 use strict;
 use warnings;
@@ -20,7 +20,7 @@ my $jobs = q{SELECT database, jobname, schedule FROM cron.job WHERE jobname LIKE
 
 # --- without pg_cron in its database -------------------------------------------------------------
 
-for my $function ('bacmr_schedule()', 'bacmr_unschedule()') {
+for my $function ('bacmr_schedule(export => NULL)', 'bacmr_unschedule()') {
     my $error = error_of($node, 'clean', "SELECT $function");
     like($error, qr/ERROR:  55000: .*pg_cron.*"postgres"/, "$function: pg_cron is not created yet");
     like($error, qr/HINT: .*CREATE EXTENSION pg_cron/, "$function: the hint says what to do");
@@ -97,18 +97,18 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM cron.job WHERE jobname = 
 # --- rights --------------------------------------------------------------------------------------
 
 $node->safe_psql('postgres', 'CREATE ROLE nobody_special LOGIN; CREATE ROLE op LOGIN');
-like(error_of($node, $third, 'SET ROLE nobody_special; SELECT bacmr_schedule()'),
+like(error_of($node, $third, 'SET ROLE nobody_special; SELECT bacmr_schedule(export => NULL)'),
     qr/ERROR:  42501: permission denied for function bacmr_schedule/,
     'a role without EXECUTE may not');
 $node->safe_psql($third, q{SELECT bacmr_grant('operator', 'op')});
-my $refused = error_of($node, $third, 'SET ROLE op; SELECT bacmr_schedule()');
+my $refused = error_of($node, $third, 'SET ROLE op; SELECT bacmr_schedule(export => NULL)');
 like($refused, qr/ERROR:  42501: /, 'an operator without rights on pg_cron may not either');
 like($refused, qr/HINT: .*USAGE ON SCHEMA cron.*cron\.schedule_in_database.*cron\.alter_job/,
     'and learns which rights are wanted');
 is($node->safe_psql('postgres', $jobs), $before, 'and nothing was scheduled');
 $node->safe_psql('postgres', 'GRANT USAGE ON SCHEMA cron TO op;'
       . ' GRANT EXECUTE ON FUNCTION cron.schedule_in_database, cron.alter_job TO op');
-is($node->safe_psql($third, 'SET ROLE op; SELECT count(*) FROM bacmr_schedule()'),
+is($node->safe_psql($third, 'SET ROLE op; SELECT count(*) FROM bacmr_schedule(export => NULL)'),
     2, 'with these it may');
 is($node->safe_psql('postgres', q{SELECT DISTINCT username FROM cron.job
        WHERE database LIKE 'third%' AND jobname LIKE 'bacmr-%'}),
@@ -152,7 +152,7 @@ $node->append_conf('postgresql.conf', q{shared_preload_libraries = 'bacmr_ops'})
 $node->adjust_conf('postgresql.conf', 'cron.database_name', undef, 1);
 $node->adjust_conf('postgresql.conf', 'cron.host', undef, 1);
 $node->restart;
-my $error = error_of($node, 'clean', 'SELECT bacmr_schedule()');
+my $error = error_of($node, 'clean', 'SELECT bacmr_schedule(export => NULL)');
 like($error, qr/ERROR:  55000: .*pg_cron/, 'a server without pg_cron: an error');
 like($error, qr/HINT: .*shared_preload_libraries/, 'with a hint');
 
