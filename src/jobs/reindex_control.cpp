@@ -7,7 +7,7 @@
 #include "core/error.hpp"
 #include "jobs/reindex_changes.hpp"
 #include "jobs/reindex_job.hpp"
-#include "jobs/reindex_run.hpp"
+#include "jobs/reindex_work.hpp"
 #include "pg/entry.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"

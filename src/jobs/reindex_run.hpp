@@ -5,21 +5,17 @@
 
 #include "pg/postgres.hpp"
 
+#include "jobs/reindex_job.hpp"
 #include "pg/extension.hpp"
 #include "pg/spi.hpp"
 
-#include <cstdint>
 #include <optional>
 
 namespace jobs {
 
-// At least 1, or none.
-std::optional<int> checked_max_batches(std::optional<std::int64_t> max_batches);
-
-// Works on a job, or on all that have something to do, one after the other; with `max_batches` on
-// one of them, so far. Commits. Says so where there is nothing to do. Raises what made a job fail,
-// after it has been recorded.
-void work_on_reindex_jobs(pg::Spi& spi, const pg::Extension& extension,
-                          std::optional<std::int64_t> job_id, std::optional<int> max_batches);
+// Works on `job` until nothing is left to do, it is paused, or `max_batches` are done. The caller
+// holds the job's lock. Commits; throws what made the job fail, for the caller to record.
+void run_reindex(pg::Spi& spi, const pg::Extension& extension, const ReindexJob& job,
+                 std::optional<int> max_batches);
 
 }  // namespace jobs

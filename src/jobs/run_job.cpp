@@ -17,7 +17,7 @@
 #include "jobs/pacing.hpp"
 #include "jobs/pause.hpp"
 #include "jobs/reconcile.hpp"
-#include "jobs/reindex_run.hpp"
+#include "jobs/reindex_work.hpp"
 #include "jobs/run_export.hpp"
 #include "jobs/verify.hpp"
 #include "net/service.hpp"

@@ -6,7 +6,7 @@
 
 #include "core/error.hpp"
 #include "core/json.hpp"
-#include "jobs/reindex_run.hpp"
+#include "jobs/reindex_work.hpp"
 #include "pg/entry.hpp"
 #include "pg/guard.hpp"
 #include "pg/log.hpp"
