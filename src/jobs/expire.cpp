@@ -14,6 +14,7 @@
 #include "jobs/refund.hpp"
 #include "metrics/at_commit.hpp"
 #include "pg/entry.hpp"
+#include "pg/lock.hpp"
 #include "pg/log.hpp"
 #include "pg/memory.hpp"
 #include "pg/result.hpp"
@@ -25,7 +26,6 @@
 extern "C" {
 #include "access/xact.h"
 #include "common/pg_prng.h"
-#include "storage/proc.h"
 #include "utils/timestamp.h"
 }
 
@@ -41,11 +41,8 @@ constexpr int kLaterLockTimeoutMs = 50;
 constexpr int kMaxLoggedFailures = 10;
 constexpr int kMaxFailuresInARow = 10;
 
-// Half of deadlock_timeout at the most: should the application wait for us while we wait for it,
-// our wait ends before its own look for deadlocks could end the application's transaction.
 std::string lock_timeout(bool first) {
-  const int limit = first ? kLockTimeoutMs : kLaterLockTimeoutMs;
-  return std::to_string(std::max(1, std::min(limit, DeadlockTimeout / 2)));
+  return pg::yielding_lock_timeout(first ? kLockTimeoutMs : kLaterLockTimeoutMs);
 }
 
 void require_read_committed() {

@@ -29,17 +29,34 @@ bool has_trigger(pg::Spi& spi, Oid table, const char* name) {
               .empty();
 }
 
+// `table`: as SQL text has it.
 void create_trigger(pg::Spi& spi, const pg::Extension& extension, const sources::Source& chunks,
-                    const char* name, const std::string& events) {
-  const std::string table = chunks.sql_name();
-  spi.query(std::string("CREATE TRIGGER ") + name + " AFTER " + events + " EXECUTE FUNCTION " +
-            extension.object("bacmr_capture_change") + "(" +
-            pg::quote_literal(chunks.columns.at("id").name) + ", " +
+                    const std::string& table, const char* name, const std::string& events,
+                    const char* level) {
+  spi.query(std::string("CREATE TRIGGER ") + name + " AFTER " + events + " ON " + table +
+            " FOR EACH " + level + " EXECUTE FUNCTION " + extension.object("bacmr_capture_change") +
+            "(" + pg::quote_literal(chunks.columns.at("id").name) + ", " +
             pg::quote_literal(chunks.columns.at("namespace").name) + ")");
   // Replicas and tools that set session_replication_role write chunks too.
   spi.query("ALTER TABLE " + table + " ENABLE ALWAYS TRIGGER " + name);
   spi.query(std::string("ALTER TRIGGER ") + name + " ON " + table +
             " DEPENDS ON EXTENSION bacmr_ops");
+}
+
+// The table and its partitions: a partition inherits the trigger for rows, but none for TRUNCATE.
+void create_truncate_triggers(pg::Spi& spi, const pg::Extension& extension,
+                              const sources::Source& chunks) {
+  const pg::Rows tables = spi.query(
+      "SELECT format('%I.%I', n.nspname, c.relname) FROM (SELECT $1 AS relid UNION"
+      " SELECT relid FROM pg_partition_tree($1)) t JOIN pg_class c ON c.oid = t.relid"
+      " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')"
+      " AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = $2)"
+      " ORDER BY 1",
+      {pg::Param::oid(chunks.oid), pg::Param::text(kTruncateTrigger)});
+  for (std::uint64_t i = 0; i < tables.size(); ++i) {
+    create_trigger(spi, extension, chunks, tables.text(i, 0), kTruncateTrigger, "TRUNCATE",
+                   "STATEMENT");
+  }
 }
 
 }  // namespace
@@ -51,28 +68,30 @@ void start_capture(const pg::Extension& extension, const sources::Source& chunks
   pg::PinnedSettings settings;
   settings.set("lock_timeout", kLockTimeout);
   pg::Spi spi;
-  const std::string table = chunks.sql_name();
   if (!has_trigger(spi, chunks.oid, kRowTrigger)) {
-    create_trigger(spi, extension, chunks, kRowTrigger,
-                   "INSERT OR UPDATE OR DELETE ON " + table + " FOR EACH ROW");
+    create_trigger(spi, extension, chunks, chunks.sql_name(), kRowTrigger,
+                   "INSERT OR UPDATE OR DELETE", "ROW");
   }
-  if (!has_trigger(spi, chunks.oid, kTruncateTrigger)) {
-    create_trigger(spi, extension, chunks, kTruncateTrigger,
-                   "TRUNCATE ON " + table + " FOR EACH STATEMENT");
-  }
+  create_truncate_triggers(spi, extension, chunks);
+}
+
+void forget_unwanted_changes(const pg::Extension& extension) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  spi.query("DELETE FROM " + changes(extension) + " c WHERE NOT EXISTS (SELECT FROM " +
+            extension.object("bacmr_reindex_job") +
+            " j WHERE j.capturing AND (c.namespace IS NULL OR j.namespace = c.namespace))");
 }
 
 void stop_capture_if_idle(const pg::Extension& extension) {
   try {
     pg::Subtransaction attempt;
+    forget_unwanted_changes(extension);
     {
       const pg::AsExtensionOwner owner(extension.owner);
       pg::PinnedSettings settings;
       settings.set("lock_timeout", "500ms");
       pg::Spi spi;
-      spi.query("DELETE FROM " + changes(extension) + " c WHERE NOT EXISTS (SELECT FROM " +
-                extension.object("bacmr_reindex_job") +
-                " j WHERE j.capturing AND (c.namespace IS NULL OR j.namespace = c.namespace))");
       const pg::Rows triggers = spi.query(
           "SELECT tgname::text, tgrelid::regclass::text FROM pg_trigger WHERE tgname IN"
           " ('bacmr_capture_change', 'bacmr_capture_truncate') AND NOT tgisinternal"

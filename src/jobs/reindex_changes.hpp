@@ -17,7 +17,11 @@ namespace jobs {
 // Puts the triggers on the table where they are missing. Waits a few seconds at the most for those
 // who write: what they have written is then committed, and so found by the job's walk.
 void start_capture(const pg::Extension& extension, const sources::Source& chunks);
-// Takes them off where no job needs them any more, and forgets what nobody waits for. Where the
+// Takes changes of namespaces that no job works on off the queue: the triggers note those of all,
+// since what is true of the jobs may be newer than the snapshot of who writes. A change that is
+// seen here was committed before any job that is not: that job's walk finds it.
+void forget_unwanted_changes(const pg::Extension& extension);
+// Takes the triggers off where no job needs them any more, and forgets unwanted changes. Where the
 // table cannot be locked soon, they stay until the next time.
 void stop_capture_if_idle(const pg::Extension& extension);
 

@@ -33,6 +33,8 @@ using Clock = std::chrono::steady_clock;
 
 // How long nothing may move before the job's row is looked at again.
 constexpr std::chrono::milliseconds kLook{500};
+// How often changes of other namespaces are taken off the queue.
+constexpr std::chrono::seconds kTidying{30};
 // How long what is on its way may take to come in once the job is paused. After that, and at once
 // when it is cancelled, it is cut off, and done again when the job goes on.
 constexpr std::chrono::seconds kGrace{1};
@@ -223,6 +225,10 @@ class Run {
         cut_off_at_ = Clock::now() + kGrace;
       }
       report();
+      if (Clock::now() >= next_tidying_) {
+        next_tidying_ = Clock::now() + kTidying;
+        forget_unwanted_changes(extension_);
+      }
     });
   }
 
@@ -596,6 +602,7 @@ class Run {
   int begun_ = 0;
   bool stopping_ = false;
   Clock::time_point next_look_ = Clock::now();
+  Clock::time_point next_tidying_ = Clock::now();
   Clock::time_point worked_until_ = Clock::now();
   core::Backoff outages_{kFirstRest, kLongestRest};
   std::optional<Clock::time_point> resume_at_;

@@ -251,6 +251,30 @@ void delete_namespace(const ReindexJob& job, const std::string& server, const st
   open_vector_store(context, server, job.request_id)->delete_namespace(name);
 }
 
+// Its target was active, and would be again after another rollback.
+bool was_rolled_back(const pg::Extension& extension, const ReindexJob& job) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  return job.swapped && !spi.query("SELECT 1 FROM " + extension.object("bacmr_namespace") +
+                                       " WHERE namespace = $1 AND active_namespace = $2"
+                                       " AND previous_namespace = $3",
+                                   {pg::Param::text(job.space), pg::Param::text(job.old),
+                                    pg::Param::text(job.target)})
+                             .empty();
+}
+
+// What has been deleted cannot be gone back to.
+void forget_previous(const pg::Extension& extension, const std::string& space,
+                     const std::string& deleted) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  spi.query("UPDATE " + extension.object("bacmr_namespace") +
+                " SET previous_namespace = NULL, previous_model = NULL, previous_dimensions = NULL,"
+                " previous_embedder = NULL, previous_vector_store = NULL"
+                " WHERE namespace = $1 AND previous_namespace = $2",
+            {pg::Param::text(space), pg::Param::text(deleted)});
+}
+
 Datum cleanup_function(pg::Args args) {
   const std::int64_t id = job_argument(args);
   const pg::Extension extension = pg::require_extension();
@@ -271,16 +295,7 @@ Datum cleanup_function(pg::Args args) {
           "It was rolled back to. SELECT * FROM bacmr_namespace shows what is active.");
     }
     delete_namespace(job, old_store(extension, job), job.old);
-    {
-      const pg::AsExtensionOwner owner(extension.owner);
-      pg::Spi books;
-      books.query(
-          "UPDATE " + extension.object("bacmr_namespace") +
-              " SET previous_namespace = NULL, previous_model = NULL,"
-              " previous_dimensions = NULL, previous_embedder = NULL, previous_vector_store = NULL"
-              " WHERE namespace = $1 AND previous_namespace = $2",
-          {pg::Param::text(job.space), pg::Param::text(job.old)});
-    }
+    forget_previous(extension, job.space, job.old);
     update_reindex_job(extension, id, "cleaned_at = clock_timestamp()");
   }
   return pg::void_result();
@@ -295,16 +310,18 @@ Datum discard_function(pg::Args args) {
     take_switch_lock();
     const ReindexJob job = load_reindex_job(extension, id);
     require_reindex_rights(job);
-    if ((job.status != "failed" && job.status != "cancelled") || job.repair) {
+    const bool given_up = job.status == "failed" || job.status == "cancelled";
+    if ((!given_up && !was_rolled_back(extension, job)) || job.repair) {
       throw wrong_reindex_status(job, "discarded",
-                                 "Only the target of a failed or cancelled job can be; cancel it "
-                                 "first.");
+                                 "Only the target of a failed or cancelled job can be, or of one "
+                                 "that was rolled back; cancel it first.");
     }
     if (is_active(extension, job.target)) {
       throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
                         "the namespace \"" + job.target + "\" is active, so it is not deleted");
     }
     delete_namespace(job, job.vector_store, job.target);
+    forget_previous(extension, job.space, job.target);
     update_reindex_job(extension, id,
                        "status = 'cancelled', capturing = false, cleaned_at = clock_timestamp()");
     stop_capture_if_idle(extension);
@@ -320,10 +337,15 @@ std::string grouped(std::int64_t number) {
   return text;
 }
 
-std::string next_steps(const ReindexJob& job) {
+std::string next_steps(const ReindexJob& job, bool rolled_back) {
   const std::string id = std::to_string(job.id);
   if (job.repair) {
     return job.status == "completed" ? "The active namespace is complete." : "Let the job run.";
+  }
+  if (rolled_back) {
+    return "  1. It was rolled back. When you are sure, delete its target: SELECT "
+           "bacmr_reindex_discard(" +
+           id + ")";
   }
   if (job.swapped) {
     return "  1. Watch the search quality in " + job.target +
@@ -371,7 +393,8 @@ Datum summary_function(pg::Args args) {
            "\n  Chunks failed: " + grouped(failed) +
            "\n  Vectors upserted: " + grouped(job.processed - failed) + "\n  Verified count: " +
            (job.verified && job.actual ? grouped(*job.actual) : "not verified") +
-           "\n  Tokens used: " + grouped(job.tokens) + "\n\nNext steps:\n" + next_steps(job);
+           "\n  Tokens used: " + grouped(job.tokens) + "\n\nNext steps:\n" +
+           next_steps(job, was_rolled_back(extension, job));
   }
   return pg::Value::text(text).datum;
 }

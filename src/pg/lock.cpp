@@ -1,11 +1,14 @@
 #include "pg/lock.hpp"
 
+#include <algorithm>
+
 #include "pg/compat.hpp"
 #include "pg/guard.hpp"
 
 extern "C" {
 #include "miscadmin.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 }
 
 namespace pg {
@@ -25,6 +28,10 @@ LOCKTAG make_tag(std::uint16_t kind, std::uint64_t number) {
 }
 
 }  // namespace
+
+std::string yielding_lock_timeout(int limit_ms) {
+  return std::to_string(std::max(1, std::min(limit_ms, DeadlockTimeout / 2)));
+}
 
 JobLock JobLock::for_job(std::uint32_t job) { return {kJob, job}; }
 

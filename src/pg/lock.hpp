@@ -6,8 +6,14 @@
 #include "pg/postgres.hpp"
 
 #include <cstdint>
+#include <string>
 
 namespace pg {
+
+// For the setting lock_timeout of our own work beside the application's: `limit_ms`, but half of
+// deadlock_timeout at the most. Should somebody wait for us while we wait for them, our wait ends
+// before their own look for deadlocks could end their transaction.
+std::string yielding_lock_timeout(int limit_ms);
 
 // Who holds it: this transaction, or this session across commits.
 enum class LockSpan { kTransaction, kSession };

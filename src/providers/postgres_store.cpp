@@ -5,19 +5,21 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "core/error.hpp"
 #include "pg/guard.hpp"
 #include "pg/memory.hpp"
 #include "pg/real_array.hpp"
+#include "pg/row_store.hpp"
+#include "pg/security.hpp"
 #include "pg/spi.hpp"
+#include "providers/vector_index.hpp"
 #include "providers/vector_table.hpp"
 
 namespace providers {
 namespace {
-
-constexpr std::int64_t kPage = 10'000;  // ids of a list that are in memory at a time
 
 // The table is looked for each time: what one transaction has made, its abort takes away.
 class PostgresStore : public VectorStore {
@@ -59,6 +61,7 @@ class PostgresStore : public VectorStore {
     return last_ticket_;
   }
 
+  std::set<std::string> prepared_;  // namespaces whose index has been seen to
   std::map<Ticket, StoreResult> results_;
   Ticket last_ticket_ = 0;
 };
@@ -66,6 +69,9 @@ class PostgresStore : public VectorStore {
 Ticket PostgresStore::upsert(const std::string& space, std::vector<VectorRecord> records) {
   pg::Spi spi;
   const VectorTable table = require_vector_table();
+  if (!records.empty() && prepared_.insert(space).second) {
+    create_vector_index(table, space, static_cast<int>(records.front().values.size()));
+  }
   const std::string sql = "INSERT INTO " + table.name +
                           " AS v (namespace, id, embedding, metadata) VALUES ($1, $2, " +
                           table.from_real("$3") +
@@ -116,22 +122,11 @@ void PostgresStore::list(const std::string& space,
   if (!table) {
     return;
   }
-  const std::string sql = "SELECT id FROM " + table->name +
-                          " WHERE namespace OPERATOR(pg_catalog.=) $1"
-                          " AND ($2 IS NULL OR id OPERATOR(pg_catalog.>) $2)"
-                          " ORDER BY id LIMIT $3";
-  std::optional<std::string> last;
-  std::uint64_t got = 0;
-  do {
-    const pg::MemoryScope memory("bacmr_ops vector ids");
-    const pg::Rows rows =
-        spi.query(sql, {pg::Param::text(space), pg::Param::text(last), pg::Param::int8(kPage)});
-    got = rows.size();
-    for (std::uint64_t i = 0; i < got; ++i) {
-      last = rows.text(i, 0);
-      each(*last);
-    }
-  } while (got == kPage);
+  pg::RowStore ids("SELECT id FROM " + table->name + " WHERE namespace OPERATOR(pg_catalog.=) $1",
+                   {pg::Param::text(space)});
+  while (const auto row = ids.next()) {
+    each(row->front().value());
+  }
 }
 
 std::vector<VectorRecord> PostgresStore::fetch(const std::string& space,
@@ -168,13 +163,20 @@ std::vector<Match> PostgresStore::query(const std::string& space, const std::vec
   if (!table) {
     return matches;
   }
+  const auto index = find_vector_index(*table, space);
+  pg::PinnedSettings settings;
+  if (index) {
+    // Of how many candidates the nearest are taken: pgvector's limits, with room for k.
+    settings.set("hnsw.ef_search", std::to_string(std::clamp(4 * k, 100, 1000)).c_str());
+  }
+  const std::string scored = index ? index->search(*table, space, "$2", "$3")
+                                   : "SELECT id, " + table->similarity("$2") + " AS score FROM " +
+                                         table->name + " WHERE namespace OPERATOR(pg_catalog.=) $1";
   const pg::Rows rows =
-      spi.query("SELECT v.id, v.score FROM (SELECT id, " + table->similarity("$2") +
-                    " AS score FROM " + table->name +
-                    " WHERE namespace OPERATOR(pg_catalog.=) $1) v"
-                    " WHERE v.score IS NOT NULL"
+      spi.query("SELECT v.id, v.score FROM (" + scored +
+                    ") v WHERE v.score IS NOT NULL"
                     " AND v.score OPERATOR(pg_catalog.<>) 'NaN'::pg_catalog.float8"
-                    " ORDER BY v.score DESC, v.id LIMIT $3",
+                    " AND $1 IS NOT NULL ORDER BY v.score DESC, v.id LIMIT $3",
                 {pg::Param::text(space), pg::Param::real_array(vector), pg::Param::int8(k)});
   matches.reserve(rows.size());
   for (std::uint64_t i = 0; i < rows.size(); ++i) {
@@ -188,6 +190,8 @@ void PostgresStore::delete_namespace(const std::string& space) {
   if (const auto table = find_vector_table()) {
     spi.query("DELETE FROM " + table->name + " WHERE namespace OPERATOR(pg_catalog.=) $1",
               {pg::Param::text(space)});
+    drop_vector_index(*table, space);
+    prepared_.erase(space);
   }
 }
 

@@ -92,6 +92,8 @@ void describe_embedding(pg::Spi& spi, Oid table, VectorTable& result) {
     refuse(result.name, embedding.there ? "Its column embedding has another type."
                                         : "It has no column embedding.");
   }
+  result.type_schema = embedding.schema;
+  result.type_name = embedding.type;
   result.type = pg::quote_qualified(embedding.schema, embedding.type);
   result.distance = "OPERATOR(" + pg::quote_identifier(embedding.schema) + ".<=>)";
   if (embedding.modifier > 0) {
@@ -110,9 +112,11 @@ std::optional<VectorTable> find_in(const pg::Extension& extension, const std::st
     return std::nullopt;
   }
   VectorTable result;
+  result.oid = rows.oid(0, 0);
+  result.schema = schema;
   result.name = pg::quote_qualified(schema, kTable);
   result.cosine = extension.object("bacmr_cosine");
-  const Oid oid = rows.oid(0, 0);
+  const Oid oid = result.oid;
   const std::string kind = rows.text(0, 1);
   if (kind != "r" && kind != "p") {
     refuse(result.name, "It is no table.");

@@ -11,11 +11,15 @@
 namespace providers {
 
 struct VectorTable {
+  Oid oid = InvalidOid;
+  std::string schema;
   std::string name;  // qualified and quoted
   // pgvector's type of the column, and the operator of cosine distance, for SQL text. '' and '':
   // the column is real[].
   std::string type;
   std::string distance;
+  std::string type_schema;  // the same type in its parts, not quoted
+  std::string type_name;
   std::optional<int> dimension;  // of the column, where its type says so
   std::string cosine;            // the function for real[]
 

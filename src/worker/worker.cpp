@@ -21,6 +21,7 @@
 #include "metrics/at_commit.hpp"
 #include "pg/background_worker.hpp"
 #include "pg/entry.hpp"
+#include "pg/lock.hpp"
 #include "pg/log.hpp"
 #include "pg/security.hpp"
 #include "pg/settings.hpp"
@@ -53,12 +54,16 @@ using std::chrono::seconds;
 // Two ticks are never closer than this.
 constexpr std::int64_t kShortestRest = microseconds(seconds(1)).count();
 // Nobody's forgotten transaction may hold up the book-keeping, and with it everything else.
-constexpr const char* kLockTimeout = "1s";
+constexpr int kLockTimeoutMs = 1000;
 // Gauges are at most this old, a scrape interval; or a hundred times what it takes to read them.
 constexpr std::int64_t kRefreshEvery = microseconds(seconds(10)).count();
 constexpr std::int64_t kRefreshFactor = 100;
 // Finished runs are pruned this often.
 constexpr std::int64_t kPruneEvery = microseconds(std::chrono::hours(1)).count();
+
+void yield_locks(pg::PinnedSettings& settings) {
+  settings.set("lock_timeout", pg::yielding_lock_timeout(kLockTimeoutMs).c_str());
+}
 
 [[noreturn]] void leave(Departure departure) {
   shared::set_departure(departure);
@@ -85,7 +90,7 @@ Situation look_around() {
   result.extension = *extension;
   {
     pg::PinnedSettings settings;
-    settings.set("lock_timeout", kLockTimeout);
+    yield_locks(settings);
     sources::settle_identity(*extension);
     jobs::fail_dead_runs(*extension);
     const sources::Sources all = sources::Sources::load(*extension);
@@ -111,7 +116,7 @@ void record(const Situation& situation, const std::string& request_id, std::int6
   std::int64_t run_id = 0;
   {
     pg::PinnedSettings settings;
-    settings.set("lock_timeout", kLockTimeout);
+    yield_locks(settings);
     run_id =
         jobs::record_run(situation.extension, jobs::Job::kExpire, request_id, started_at, result);
   }
@@ -179,7 +184,7 @@ class Worker {
         pg::WorkerTransaction transaction;
         {
           pg::PinnedSettings settings;
-          settings.set("lock_timeout", kLockTimeout);
+          yield_locks(settings);
           jobs::publish_findings(situation_->extension);
           jobs::publish_last_success(situation_->extension);
           jobs::publish_exports(situation_->extension);
@@ -190,7 +195,7 @@ class Worker {
         pg::WorkerTransaction transaction(situation_->table_owner);
         {
           pg::PinnedSettings settings;
-          settings.set("lock_timeout", kLockTimeout);
+          yield_locks(settings);
           jobs::publish_reservations(situation_->extension);
         }
         transaction.commit();
@@ -323,7 +328,8 @@ class Worker {
     {
       pg::WorkerTransaction transaction;
       {
-        const pg::PinnedSettings settings;
+        pg::PinnedSettings settings;
+        yield_locks(settings);
         jobs::retire_foreign_jobs(extension);
         wanted = !jobs::pause_reason(extension, "reindex") && jobs::has_reindex_work(extension);
       }

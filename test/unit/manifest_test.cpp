@@ -115,6 +115,7 @@ TEST(ManifestText, ComesBackWithEveryMember) {
 TEST(ManifestText, OfNothingComesBackToo) {
   Manifest manifest;
   manifest.sha256 = core::sha256_hex("");
+  manifest.snapshot_at = sample().snapshot_at;
   expect_same(core::parse_manifest(core::manifest_text(manifest), "x"), manifest);
 }
 

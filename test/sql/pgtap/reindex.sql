@@ -115,6 +115,15 @@ SELECT is((SELECT (active_namespace, previous_namespace, model, previous_model, 
 SELECT raises(format('SELECT bacmr_reindex_cleanup(%s)', :second), '55000', '"math-v2" is active', 'rolled back',
   'cleanup: not of what is active');
 SELECT is((SELECT count(*) FROM ids_in('math-v2')), 25::bigint, 'all of it is still there');
+SELECT alike(bacmr_reindex_summary(:second), '%rolled back%bacmr_reindex_discard(' || :second || ')%', 'its summary says what can be done');
+SELECT raises(format('SELECT bacmr_reindex_discard(%s)', :job), '55000', 'cannot be discarded', '.', 'discard: not the job that made what is active');
+BEGIN;
+SELECT lives_ok(format('SELECT bacmr_reindex_discard(%s)', :second), 'discard: the target of a job that was rolled back');
+SELECT is((SELECT (active_namespace, previous_namespace, count(v.id))::text FROM bacmr_namespace n
+           LEFT JOIN bacmr_vector v ON v.namespace = 'math-v3' WHERE n.namespace = 'math' GROUP BY 1, 2), '(math-v2,,0)',
+  'its vectors are gone, and nothing is left to go back to');
+SELECT is((job(:second)).status, 'cancelled', 'and the job is cancelled');
+ROLLBACK;
 SELECT is(bacmr_reindex_rollback('math'), 'math-v3', 'rollback of a rollback');
 CALL bacmr_reindex_run();
 
@@ -351,6 +360,11 @@ SELECT is(status_of(:job), 'completed', 'a text key, partitions: completed');
 SELECT set_eq($$SELECT id, embedding FROM bacmr_vector WHERE namespace = 'pieces'$$,
   $$SELECT p.key, e.embedding FROM pieces p JOIN expected e ON e.content = p.content AND e.dimensions = 64 WHERE p.space = 'math'$$,
   'every key once, rows that moved between partitions included');
+TRUNCATE pieces_math;
+INSERT INTO pieces VALUES ('fresh', 'math', text_of(82));
+SELECT raises(format('SELECT bacmr_reindex_swap(%s)', :job), '55000', 'have not reached', '.', 'TRUNCATE of one partition: noticed');
+CALL bacmr_reindex_run(:job);
+SELECT results_eq($$SELECT id FROM bacmr_vector WHERE namespace = 'pieces'$$, $$VALUES ('fresh')$$, 'and its vectors are gone');
 SELECT bacmr_reindex_swap(:job);
 CALL bacmr_reindex_run();
 SELECT is(capture_triggers(), 0::bigint, 'the triggers of the partitions are gone too');

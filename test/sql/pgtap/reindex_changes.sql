@@ -62,6 +62,20 @@ CALL bacmr_reindex_run();
 SELECT is_empty($$SELECT * FROM differences('math', 'math-v2')$$, 'what changed right after the swap arrives too');
 SELECT is((capture_triggers(), (SELECT count(*) FROM bacmr_chunk_change)), (0::bigint, 0::bigint), 'then nothing is watched any more');
 
+-- Of namespaces that no job works on, what was noted is forgotten again.
+SELECT bacmr_reindex('math', 'local-64', target_namespace => 'alone', batch_size => 10) AS job \gset
+CALL bacmr_reindex_run(:job, 1);
+SELECT fill('elsewhere', 200, 220);
+UPDATE chunks SET content = text_of(1, 2) WHERE namespace = 'math' AND id = u(1);
+SELECT is((SELECT count(*) FROM bacmr_chunk_change WHERE namespace = 'elsewhere'), 21::bigint, 'the triggers note every namespace');
+CALL bacmr_reindex_run(:job, 1);
+SELECT is((SELECT count(*) FROM bacmr_chunk_change WHERE namespace = 'elsewhere'), 0::bigint, 'the job forgets what is nobody''s');
+CALL bacmr_reindex_run(:job);
+SELECT is_empty($$SELECT * FROM differences('math', 'alone')$$, 'and nothing that is its own');
+SELECT bacmr_reindex_cancel(:job), bacmr_reindex_discard(:job);
+DELETE FROM chunks WHERE namespace = 'elsewhere';
+SELECT is(capture_triggers(), 0::bigint, 'nothing is watched after discarding it');
+
 -- ---------------------------------------------------------------------------------------------
 -- TRUNCATE
 -- ---------------------------------------------------------------------------------------------
