@@ -19,6 +19,7 @@
 #include "pg/settings.hpp"
 #include "pg/spi.hpp"
 #include "pg/subtransaction.hpp"
+#include "providers/vector_index.hpp"
 #include "sources/source.hpp"
 
 namespace jobs {
@@ -28,6 +29,9 @@ namespace {
 constexpr const char* kLockTimeout = "1s";
 // Below this a report, and soon the server itself, may fail to write.
 constexpr std::uint64_t kLowSpaceBytes = std::uint64_t{1} << 30;
+
+// So many vectors a search may read without an index of pgvector's.
+constexpr std::int64_t kManyVectors = 10'000;
 
 struct Finding {
   std::string check;
@@ -56,6 +60,7 @@ class Doctor {
     check_pauses();
     check_runs();
     check_backlog();
+    check_vector_indexes();
     return std::move(findings_);
   }
 
@@ -352,6 +357,31 @@ class Doctor {
 
   // Reads the table as its owner. Only a plain one: a view's code would run, and the security
   // context that the doctor runs in must not be put to the test by everybody who may attach one.
+  // Searches of what is active read every vector of the namespace where there is no index.
+  void check_vector_indexes() {
+    if (usable("chunks") == nullptr) {
+      return;
+    }
+    pg::Spi spi;
+    const pg::Rows rows =
+        spi.query("SELECT n.active_namespace, coalesce(n.dimensions, 0)::bigint FROM " +
+                  extension_.object("bacmr_namespace") +
+                  " n JOIN pg_foreign_server s ON s.srvname ="
+                  " n.vector_store WHERE 'type=postgres' = ANY (s.srvoptions) AND n.dimensions > 0"
+                  " ORDER BY 1");
+    const auto table = rows.empty() ? std::nullopt : providers::find_vector_table();
+    for (std::uint64_t i = 0; table && i < rows.size(); ++i) {
+      const std::string space = rows.text(i, 0);
+      if (const auto sql = providers::missing_vector_index(
+              *table, space, static_cast<int>(rows.int8(i, 1)), kManyVectors)) {
+        add("vector index", "warning",
+            "the vectors of namespace \"" + space +
+                "\" have no index, so a search reads all of them",
+            *sql);
+      }
+    }
+  }
+
   void check_backlog() {
     const sources::Source* reservations = usable("reservations");
     if (reservations == nullptr || !reservations->expiry_problem.empty()) {

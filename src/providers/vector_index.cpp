@@ -2,8 +2,6 @@
 
 #include "providers/vector_index.hpp"
 
-#include <functional>
-
 #include "core/sha256.hpp"
 #include "pg/error.hpp"
 #include "pg/log.hpp"
@@ -51,11 +49,11 @@ std::optional<Found> look_up(const VectorTable& table, const std::string& space)
   return Found{rows.boolean(0, 0), static_cast<int>(rows.int8(0, 1)), rows.text(0, 2)};
 }
 
-bool holds_vectors(const VectorTable& table, const std::string& space) {
+bool holds_more_than(const VectorTable& table, const std::string& space, std::int64_t many) {
   pg::Spi spi;
-  return !spi.query(
-                 "SELECT FROM " + table.name + " WHERE namespace OPERATOR(pg_catalog.=) $1 LIMIT 1",
-                 {pg::Param::text(space)})
+  return !spi.query("SELECT FROM " + table.name +
+                        " WHERE namespace OPERATOR(pg_catalog.=) $1 OFFSET $2 LIMIT 1",
+                    {pg::Param::text(space), pg::Param::int8(many)})
               .empty();
 }
 
@@ -76,8 +74,12 @@ bool has_halfvec(const VectorTable& table) {
               .empty();
 }
 
-// The type to index by, unqualified; nothing where there is none for so many dimensions.
+// The type to index by, unqualified; nothing where there is none for so many dimensions. Where the
+// column says its dimensions, the table is the user's own, and so is its index.
 std::optional<std::string> type_for(const VectorTable& table, int dimensions) {
+  if (!table.has_type() || table.dimension || !has_hnsw()) {
+    return std::nullopt;
+  }
   if (dimensions <= kMostOfVector && table.type_name == "vector") {
     return "vector";
   }
@@ -89,6 +91,15 @@ std::optional<std::string> type_for(const VectorTable& table, int dimensions) {
 
 std::string cast_type(const VectorTable& table, const std::string& type, int dimensions) {
   return pg::quote_qualified(table.type_schema, type) + "(" + std::to_string(dimensions) + ")";
+}
+
+// What follows CREATE INDEX.
+std::string definition(const VectorTable& table, const std::string& space, const std::string& type,
+                       int dimensions) {
+  return pg::quote_identifier(index_name(space)) + " ON " + table.name +
+         " USING hnsw ((embedding::" + cast_type(table, type, dimensions) + ") " +
+         pg::quote_qualified(table.type_schema, type + "_cosine_ops") +
+         ") WHERE namespace = " + pg::quote_literal(space);
 }
 
 // Runs DDL that may fail, and that must not be waited for long.
@@ -134,24 +145,29 @@ std::optional<VectorIndex> find_vector_index(const VectorTable& table, const std
 }
 
 void create_vector_index(const VectorTable& table, const std::string& space, int dimensions) {
-  // Where the column says its dimensions, the table is the user's own, and so is its index.
-  if (!table.has_type() || table.dimension || !has_hnsw()) {
+  const auto type = type_for(table, dimensions);
+  if (!type) {
     return;
   }
-  const auto type = type_for(table, dimensions);
   const auto found = look_up(table, space);
   const bool fits = found && found->valid && found->dimensions == dimensions;
-  if (!type || fits || holds_vectors(table, space)) {
+  if (fits || holds_more_than(table, space, 0)) {
     return;
   }
   if (found) {
     drop_vector_index(table, space);
   }
-  attempt("CREATE INDEX " + pg::quote_identifier(index_name(space)) + " ON " + table.name +
-              " USING hnsw ((embedding::" + cast_type(table, *type, dimensions) + ") " +
-              pg::quote_qualified(table.type_schema, *type + "_cosine_ops") +
-              ") WHERE namespace OPERATOR(pg_catalog.=) " + pg::quote_literal(space),
+  attempt("CREATE INDEX " + definition(table, space, *type, dimensions),
           "namespace \"" + space + "\" gets no index");
+}
+
+std::optional<std::string> missing_vector_index(const VectorTable& table, const std::string& space,
+                                                int dimensions, std::int64_t many) {
+  const auto type = type_for(table, dimensions);
+  if (!type || look_up(table, space) || !holds_more_than(table, space, many)) {
+    return std::nullopt;
+  }
+  return "CREATE INDEX CONCURRENTLY " + definition(table, space, *type, dimensions);
 }
 
 void drop_vector_index(const VectorTable& table, const std::string& space) {

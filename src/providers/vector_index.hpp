@@ -10,6 +10,7 @@
 
 #include "providers/vector_table.hpp"
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -31,6 +32,11 @@ std::optional<VectorIndex> find_vector_index(const VectorTable& table, const std
 // where the namespace holds vectors already, or where pgvector has no index for so many dimensions.
 // What fails costs the index, not the vectors: a WARNING says how to make it by hand.
 void create_vector_index(const VectorTable& table, const std::string& space, int dimensions);
+
+// The statement that makes the index of a namespace that holds more than `many` vectors and has
+// none, though it could; nothing otherwise.
+std::optional<std::string> missing_vector_index(const VectorTable& table, const std::string& space,
+                                                int dimensions, std::int64_t many);
 
 // Takes it off, where there is one. What fails is a WARNING: an index of nothing does no harm.
 void drop_vector_index(const VectorTable& table, const std::string& space);

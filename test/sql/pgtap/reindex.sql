@@ -1,6 +1,7 @@
 -- Reindex with what needs no network, from the plan to the cleanup: what a job writes, how it is
 -- watched, verification, comparison, swap and way back, all namespaces at once, repair; and tables
 -- of other shapes. What changes meanwhile: reindex_changes.sql; what is refused: reindex_guards.sql.
+\set tests 173
 \ir include/reindex.psql
 
 -- ---------------------------------------------------------------------------------------------

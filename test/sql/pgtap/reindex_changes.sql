@@ -1,11 +1,7 @@
 -- Reindex while the application writes: what changes reaches the target before it can be verified,
 -- or swapped; failures of single chunks; and how the changes are noticed.
+\set tests 84
 \ir include/reindex.psql
-CREATE EXTENSION dblink;
-CREATE FUNCTION connect(name text) RETURNS text LANGUAGE sql AS $$
-  SELECT dblink_connect(name, format('dbname=%s host=%s port=%s user=%s', current_database(),
-    split_part(current_setting('unix_socket_directories'), ',', 1), current_setting('port'), current_user))
-$$;
 -- Each of them touches what has been read, and what has not: chunks 1 to 10 are the first batch.
 CREATE FUNCTION write_all_sorts(version int) RETURNS void LANGUAGE sql AS $$
   UPDATE chunks SET content = text_of(split_part(id::text, '-', 5)::int, version) WHERE id IN (u(1), u(2), u(15), u(25));

@@ -1,5 +1,6 @@
 -- Reindex: what is refused and why, what may be done in which status, whose rights count, pauses,
 -- budgets, and copies of the database.
+\set tests 255
 \ir include/reindex.psql
 CREATE ROLE reindex_operator;
 CREATE ROLE reindex_other;

@@ -10,16 +10,19 @@ SELECT count(*) > 0 AS packaged FROM pg_available_extensions WHERE name = 'vecto
   SELECT * FROM finish();
   \q
 \endif
+\set tests 30
 \ir include/reindex.psql
 
 -- In a schema of its own, that is on nobody's path.
 DROP TABLE bacmr_vector;
 CREATE SCHEMA "Vec tor";
 CREATE EXTENSION vector SCHEMA "Vec tor";
-CREATE FUNCTION indexes() RETURNS TABLE (definition text) LANGUAGE sql AS $$
+CREATE FUNCTION indexes() RETURNS TABLE (definition text) LANGUAGE plpgsql AS $$
+BEGIN
+  RETURN QUERY
   SELECT regexp_replace(pg_get_indexdef(indexrelid), 'bacmr_vector_[0-9a-f]{16}_hnsw', 'it') FROM pg_index
-  WHERE indrelid = 'bacmr_vector'::regclass AND NOT indisprimary ORDER BY 1
-$$;
+  WHERE indrelid = 'bacmr_vector'::regclass AND NOT indisprimary ORDER BY 1;
+END $$;
 CREATE FUNCTION plan_of(query text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE line text; lines text = '';
 BEGIN
@@ -77,6 +80,19 @@ SELECT is(status_of(:job), 'completed', 'the job is completed');
 SELECT unalike((SELECT string_agg(definition, ';') FROM indexes()), '%unlucky%', 'without an index');
 SELECT set_eq($$SELECT id FROM bacmr_vector WHERE namespace = 'unlucky'$$, 'SELECT id::text FROM chunks', 'and no vector is lost');
 SELECT bacmr_reindex_cancel(:job), bacmr_reindex_discard(:job);
+
+-- The doctor names what is large, active, and without.
+INSERT INTO bacmr_vector (namespace, id, embedding)
+  SELECT (SELECT active_namespace FROM bacmr_namespace), 'more ' || n, array_fill(n::real, '{32}')::"Vec tor".vector FROM generate_series(1, 10000) n;
+SELECT is_empty($$SELECT * FROM bacmr_doctor() WHERE check_name = 'vector index'$$, 'doctor: all is well with an index');
+SELECT indexrelid::regclass AS it FROM pg_index WHERE indrelid = 'bacmr_vector'::regclass AND NOT indisprimary \gset
+DROP INDEX :it;
+SELECT fix FROM bacmr_doctor() WHERE check_name = 'vector index' \gset
+SELECT alike(:'fix'::text, 'CREATE INDEX CONCURRENTLY bacmr_vector_%(32)%', 'doctor: without one it says how to make it');
+:fix;
+SELECT is(:'ERROR'::text, 'false', 'what it says can be run');
+SELECT is_empty($$SELECT * FROM bacmr_doctor() WHERE check_name = 'vector index'$$, 'and mends it');
+DELETE FROM bacmr_vector WHERE id LIKE 'more%';
 
 -- Dimensions beyond those of vector's index, and beyond any
 SELECT bacmr_reindex('math', 'local-3000', target_namespace => 'large') AS job \gset
