@@ -2,6 +2,9 @@
 
 #include "jobs/reindex_changes.hpp"
 
+#include <unordered_set>
+#include <utility>
+
 #include "core/error.hpp"
 #include "pg/log.hpp"
 #include "pg/security.hpp"
@@ -132,19 +135,26 @@ void retire_foreign_jobs(const pg::Extension& extension) {
   }
 }
 
-std::vector<ChangedChunk> next_changes(const pg::Extension& extension, const std::string& space,
-                                       int limit) {
+Changes next_changes(const pg::Extension& extension, const std::string& space, int limit) {
   const pg::AsExtensionOwner owner(extension.owner);
+  // A queue has no statistics: the planner would rather sort all of it than take its head from the
+  // index.
+  pg::PinnedSettings settings;
+  settings.set("enable_sort", "off");
+  settings.set("enable_bitmapscan", "off");
   pg::Spi spi;
   const pg::Rows rows =
-      spi.query("SELECT chunk_id, max(change_id) FROM (SELECT chunk_id, change_id FROM " +
-                    changes(extension) +
-                    " WHERE namespace = $1 AND chunk_id IS NOT NULL ORDER BY change_id LIMIT $2) c"
-                    " GROUP BY chunk_id ORDER BY 2",
+      spi.query("SELECT chunk_id, change_id FROM " + changes(extension) +
+                    " WHERE namespace = $1 AND chunk_id IS NOT NULL ORDER BY change_id LIMIT $2",
                 {pg::Param::text(space), pg::Param::int8(std::int64_t{limit})});
-  std::vector<ChangedChunk> result;
+  Changes result;
+  std::unordered_set<std::string> seen;
   for (std::uint64_t i = 0; i < rows.size(); ++i) {
-    result.push_back({rows.text(i, 0), rows.int8(i, 1)});
+    std::string id = rows.text(i, 0);
+    if (seen.insert(id).second) {
+      result.ids.push_back(std::move(id));
+    }
+    result.noted.push_back(rows.int8(i, 1));
   }
   return result;
 }
@@ -159,22 +169,14 @@ std::int64_t count_changes(const pg::Extension& extension, const std::string& sp
       .int8(0, 0);
 }
 
-void forget_changes(const pg::Extension& extension, const std::string& space,
-                    const std::vector<ChangedChunk>& chunks) {
-  const pg::AsExtensionOwner owner(extension.owner);
-  std::vector<std::string> ids;
-  std::vector<std::string> numbers;
-  for (const ChangedChunk& chunk : chunks) {
-    ids.push_back(chunk.id);
-    numbers.push_back(std::to_string(chunk.last_change));
+void forget_changes(const pg::Extension& extension, const Changes& dealt_with) {
+  if (dealt_with.noted.empty()) {
+    return;
   }
+  const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
-  // What was noted later, or in a transaction that has committed since, stays. (Numbers do not
-  // commit in order: a smaller one may appear later, and is then dealt with again.)
-  spi.query("DELETE FROM " + changes(extension) +
-                " c USING unnest($2, $3::bigint[]) d(id, change_id)"
-                " WHERE c.namespace = $1 AND c.chunk_id = d.id AND c.change_id <= d.change_id",
-            {pg::Param::text(space), pg::Param::text_array(ids), pg::Param::text_array(numbers)});
+  spi.query("DELETE FROM " + changes(extension) + " WHERE change_id = ANY ($1)",
+            {pg::Param::int8_array(dealt_with.noted)});
 }
 
 void add_changes(const pg::Extension& extension, const std::string& space,

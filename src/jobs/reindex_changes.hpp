@@ -29,17 +29,15 @@ void stop_capture_if_idle(const pg::Extension& extension);
 // would write to the same namespaces of the same store.
 void retire_foreign_jobs(const pg::Extension& extension);
 
-struct ChangedChunk {
-  std::string id;
-  std::int64_t last_change = 0;  // changes up to this one are dealt with together
+struct Changes {
+  std::vector<std::string> ids;     // chunks that have changed, each once
+  std::vector<std::int64_t> noted;  // the notes that say so
 };
-// The next chunks of a namespace that have changed, each once.
-std::vector<ChangedChunk> next_changes(const pg::Extension& extension, const std::string& space,
-                                       int limit);
+// The oldest notes of a namespace, `limit` at the most.
+Changes next_changes(const pg::Extension& extension, const std::string& space, int limit);
 std::int64_t count_changes(const pg::Extension& extension, const std::string& space);
-// Takes what has been dealt with off the queue.
-void forget_changes(const pg::Extension& extension, const std::string& space,
-                    const std::vector<ChangedChunk>& chunks);
+// Takes what has been dealt with off the queue. What was noted meanwhile stays.
+void forget_changes(const pg::Extension& extension, const Changes& changes);
 // Notes chunks by hand, and whether somebody has noted that any may have changed (TRUNCATE); taking
 // that note off.
 void add_changes(const pg::Extension& extension, const std::string& space,

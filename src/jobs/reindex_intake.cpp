@@ -122,12 +122,9 @@ Intake ReindexIntake::changed_chunks(ReindexUnit& unit, std::int64_t in_flight, 
     return next_batch(unit, in_flight, idle);
   }
   unit.changes = next_changes(extension_, job_.space, job_.batch_size * job_.concurrency);
-  if (unit.changes.empty()) {
+  const std::vector<std::string>& ids = unit.changes.ids;
+  if (ids.empty()) {
     return Intake::kNothing;
-  }
-  std::vector<std::string> ids;
-  for (const ChangedChunk& change : unit.changes) {
-    ids.push_back(change.id);
   }
   {
     const pg::AsUser role(reindex_role(job_));

@@ -72,7 +72,7 @@ void record_unit(const pg::Extension& extension, ReindexJob& job, const ReindexU
       unit.batch ? static_cast<std::int64_t>(unit.chunks.size()) : std::int64_t{0};
   job.tokens += unit.tokens;
   job.processed += chunks;
-  forget_changes(extension, job.space, unit.changes);
+  forget_changes(extension, unit.changes);
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
   record_failures(spi, extension, job, unit);

@@ -21,7 +21,7 @@ struct ReindexUnit {
   std::optional<std::int64_t> batch;
   std::string first_id;
   std::string last_id;
-  std::vector<ChangedChunk> changes;
+  Changes changes;
   std::vector<Chunk> chunks;
   std::vector<std::string> gone;            // changed chunks that are not there any more
   std::vector<std::string> keys;            // of the cache, by chunk

@@ -38,9 +38,8 @@ std::vector<std::string> failed_chunks(const pg::Extension& extension, std::int6
 // What has changed and is not dealt with yet tells nothing.
 std::vector<std::string> left_out(const pg::Extension& extension, const ReindexJob& job) {
   std::vector<std::string> ids = failed_chunks(extension, job.id);
-  for (const ChangedChunk& change : next_changes(extension, job.space, VectorCheck::kNamed)) {
-    ids.push_back(change.id);
-  }
+  const Changes waiting = next_changes(extension, job.space, VectorCheck::kNamed);
+  ids.insert(ids.end(), waiting.ids.begin(), waiting.ids.end());
   return ids;
 }
 

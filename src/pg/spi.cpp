@@ -136,6 +136,19 @@ Param Param::text_array(const std::vector<std::optional<std::string>>& values) {
   return {TEXTARRAYOID, array, false};
 }
 
+Param Param::int8_array(const std::vector<std::int64_t>& values) {
+  std::vector<Datum> datums;
+  datums.reserve(values.size());
+  for (const std::int64_t value : values) {
+    datums.push_back(Int64GetDatum(value));
+  }
+  const Datum array = call([&] {
+    return PointerGetDatum(construct_array(datums.data(), static_cast<int>(datums.size()), INT8OID,
+                                           sizeof(std::int64_t), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+  });
+  return {INT8ARRAYOID, array, false};
+}
+
 Param Param::real_array(const std::vector<float>& values) {
   return {FLOAT4ARRAYOID, make_real_array(values), false};
 }

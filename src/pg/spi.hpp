@@ -37,6 +37,7 @@ struct Param {
   static Param timestamptz(std::int64_t value);
   static Param text_array(const std::vector<std::string>& values);
   static Param text_array(const std::vector<std::optional<std::string>>& values);
+  static Param int8_array(const std::vector<std::int64_t>& values);
   static Param real_array(const std::vector<float>& values);
 };
 
