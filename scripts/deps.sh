@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the packages that building, testing and checking need, through apt.
 #
-#   scripts/deps.sh [build] [demo] [test] [lint] [fuzz]      (build, test and lint without an argument)
+#   scripts/deps.sh [build] [demo] [test] [npm] [lint] [fuzz]   (build, test and lint without an argument)
 #
 # Asks the local package database first: where nothing is missing it prints nothing and needs
 # neither the network nor root. PG=17 picks another server version than 15.
@@ -17,7 +17,9 @@ packages() {
     test) echo cmake perl "postgresql-$PG-cron" "postgresql-$PG-pgtap" \
         libtap-parser-sourcehandler-pgtap-perl libipc-run-perl libgtest-dev googletest nlohmann-json3-dev \
         jq procps util-linux "$(packages corpus)" "$(packages swift)" \
-        radosgw ceph-mon ceph-osd ceph-common ;;
+        radosgw ceph-mon ceph-osd ceph-common "$(packages npm)" ;;
+    # For scripts/npm-packages.sh. They may have come from elsewhere than Debian, under other names.
+    npm) { command -v node && command -v npm; } >/dev/null || echo nodejs npm ;;
     demo) echo "postgresql-$PG-cron" jq procps util-linux "$(packages corpus)" "$(packages swift)" ;;
     # Real text, and an S3 server.
     corpus) echo debian-handbook python3 zstd ;;
@@ -26,7 +28,7 @@ packages() {
     # libclang-rt: libFuzzer and the sanitizers of clang.
     fuzz) echo cmake make clang libclang-rt-dev pkg-config libssl-dev libzstd-dev zlib1g-dev \
         nlohmann-json3-dev ;;
-    *) die "unknown profile '$1' (known: build, demo, test, lint, fuzz)" ;;
+    *) die "unknown profile '$1' (known: build, demo, test, npm, lint, fuzz)" ;;
     esac
 }
 

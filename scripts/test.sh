@@ -11,7 +11,7 @@
 #   tap        test/tap/t/*.pl              whole servers, with PostgreSQL::Test::Cluster
 #   monitoring monitoring/                  alert rules and their tests, dashboards, runbooks
 #   contract   test/contract/               official clients against the stand-ins; by name only, since it
-#                                           fetches packages of npm (scripts/contract.sh)
+#                                           fetches packages of npm (scripts/npm-packages.sh)
 #
 # The SQL suites share one throwaway cluster that preloads bacmr_ops and pg_cron. The path of the
 # C++ test module (test/module) reaches the tests as the setting bacmr_test.lib, as the environment
@@ -245,6 +245,7 @@ suite_tap() {
         tar -c -C "$tools/.." bin share/prometheus | as_pg tar -x --no-same-owner -C "$out"
         TEST_ENV+=("BACMR_MONITORING_TOOLS=$out/bin")
     fi
+    if [[ " ${files[*]} " == */reindex_real_model.pl\ * ]]; then embedding_model "$out"; fi
     # TESTDIR up to PostgreSQL 15, the other two from 16 on.
     TEST_ENV+=("TESTDIR=$out" "TESTDATADIR=$out/tmp_check" "TESTLOGDIR=$out/tmp_check/log"
         "PG_REGRESS=$PGXS_DIR/src/test/regress/pg_regress")
@@ -253,6 +254,18 @@ suite_tap() {
     count_tap
     if [ "$status" -ne 0 ]; then cp -r "$out"/tmp_check/log/. "$LOGS/tap/" 2>/dev/null || true; fi
     return "$status"
+}
+
+# embedding_model FOLDER: a real one, of npm's; where npm cannot be reached the test that wants it is
+# skipped, and says so.
+embedding_model() {
+    local modules log=$LOGS/tap/npm.log
+    if modules=$(scripts/npm-packages.sh model 2>"$log"); then
+        tar -c -C "$modules/.." node_modules | as_pg tar -x --no-same-owner -C "$1"
+        TEST_ENV+=("BACMR_MODEL_MODULES=$1/node_modules")
+    else
+        TEST_ENV+=("BACMR_MODEL_MISSING=$(tail -n 1 "$log")")
+    fi
 }
 
 suite_monitoring() {

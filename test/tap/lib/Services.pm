@@ -206,13 +206,16 @@ sub start_stand_in {
 }
 
 # A real embedding model behind the protocol of OpenAI, English, of 512 dimensions: an object with
-# endpoint, model, api_key, dimensions and stop. Nothing where node or its packages are not there;
-# then $reason, when given, says so. BACMR_NODE_MODULES: where scripts/contract.sh put them.
+# endpoint, model, api_key, dimensions, counts and stop. Nothing where its packages are not there; then
+# $reason, when given, says why. BACMR_MODEL_MODULES: where scripts/npm-packages.sh put them;
+# BACMR_MODEL_MISSING: why it could not.
 sub start_real_embeddings {
     my ($reason) = @_;
-    my $modules = $ENV{BACMR_NODE_MODULES} // '';
+    my $modules = $ENV{BACMR_MODEL_MODULES} // '';
     if (!-d "$modules/\@energetic-ai/embeddings") {
-        $$reason = 'BACMR_NODE_MODULES names no folder with @energetic-ai/embeddings' if $reason;
+        $$reason = $ENV{BACMR_MODEL_MISSING}
+          // 'BACMR_MODEL_MODULES names no folder with @energetic-ai/embeddings'
+          if $reason;
         return;
     }
     my %self = start_program('node', "$FOLDER/real_embeddings.mjs", '--with-parent');
@@ -220,8 +223,8 @@ sub start_real_embeddings {
 }
 
 # Prism before a stand-in: what departs from the official description, request or answer, becomes
-# an error. The URL, or nothing where the packages (see above) or the descriptions (BACMR_CONTRACTS)
-# are not there. A path of the description follows the URL itself: no /v1.
+# an error. The URL, or nothing where its packages (BACMR_NODE_MODULES: those of test/contract) or the
+# descriptions (BACMR_CONTRACTS) are not there. A path of the description follows the URL itself: no /v1.
 #
 #   my $url = start_prism('openai-embeddings.json', $openai->endpoint . '/v1', \my $reason);
 #   my $url = start_prism('pinecone-data-2025-10.yaml', $pinecone->endpoint, \my $reason);
