@@ -9,7 +9,8 @@
 #   BENCH_BATCH_SIZE=1000   bacmr.expire_batch_size (b, d)
 #   BENCH_CALLS=2000000  recording calls (e)
 #   BENCH_CHUNKS=500000  chunks to export (f)
-#   BENCH_REINDEX_CHUNKS=100000  chunks to reindex (g; memory is also looked at for a tenth of that)
+#   BENCH_REINDEX_CHUNKS=1000000  chunks to reindex for memory, and a tenth of that (g; at most 10,000 of
+#                     them for what is timed)
 #   BENCH_PARTS=abcdefg  which parts
 set -euo pipefail
 
@@ -25,7 +26,7 @@ RUNS=${BENCH_RUNS:-5}
 CLIENTS=${BENCH_CLIENTS:-4}
 PARTS=${BENCH_PARTS:-abcdefg}
 CHUNKS=${BENCH_CHUNKS:-500000}
-REINDEX_CHUNKS=${BENCH_REINDEX_CHUNKS:-100000}
+REINDEX_CHUNKS=${BENCH_REINDEX_CHUNKS:-1000000}
 CALLS=${BENCH_CALLS:-2000000}
 BATCH_SIZE=${BENCH_BATCH_SIZE:-1000}
 

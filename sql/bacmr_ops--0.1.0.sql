@@ -454,6 +454,7 @@ CREATE TABLE bacmr_chunk_change (
   changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX bacmr_chunk_change_namespace_idx ON bacmr_chunk_change (namespace, change_id);
+CREATE INDEX bacmr_chunk_change_any_idx ON bacmr_chunk_change (namespace) WHERE chunk_id IS NULL;
 COMMENT ON TABLE bacmr_chunk_change IS
   'chunks that changed while a reindex job is under way, until it has dealt with them';
 

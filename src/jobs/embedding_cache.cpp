@@ -19,15 +19,25 @@ std::vector<std::vector<float>> EmbeddingCache::find(const std::vector<std::stri
     return vectors;
   }
   const pg::AsExtensionOwner owner(extension_.owner);
+  // While it grows it has no statistics, or old ones: the planner would rather read all of it.
+  pg::PinnedSettings settings;
+  settings.set("enable_seqscan", "off");
   pg::Spi spi;
   const pg::Rows rows = spi.query(
-      "SELECT k.number, c.embedding FROM unnest($1) WITH ORDINALITY k(hash, number) JOIN " +
+      "SELECT encode(text_hash, 'hex'), embedding FROM " +
           extension_.object("bacmr_embedding_cache") +
-          " c ON c.text_hash = decode(k.hash, 'hex') AND c.model = $2 AND c.dimensions = $3::int",
+          " WHERE text_hash = ANY (ARRAY(SELECT decode(k, 'hex') FROM unnest($1) k))"
+          " AND model = $2 AND dimensions = $3::int",
       {pg::Param::text_array(keys), pg::Param::text(model_),
        pg::Param::int8(std::int64_t{*dimensions})});
+  std::unordered_map<std::string, std::uint64_t> row_of;
   for (std::uint64_t i = 0; i < rows.size(); ++i) {
-    vectors[static_cast<std::size_t>(rows.int8(i, 0) - 1)] = rows.real_array(i, 1);
+    row_of.emplace(rows.text(i, 0), i);
+  }
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    if (const auto found = row_of.find(keys[i]); found != row_of.end()) {
+      vectors[i] = rows.real_array(found->second, 1);
+    }
   }
   return vectors;
 }
