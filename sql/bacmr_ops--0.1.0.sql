@@ -266,7 +266,8 @@ CREATE VIEW bacmr_status AS
               ELSE 'idle' END AS state,
          last.run_id AS last_run_id, last.status AS last_status, last.started_at AS last_run_at,
          good.finished_at AS last_success_at,
-         pg_catalog.clock_timestamp() - good.finished_at AS age,
+         -- A clock that was set back must not make it younger than new.
+         greatest(pg_catalog.clock_timestamp() - good.finished_at, '0') AS age,
          CASE WHEN p.job IS NOT NULL THEN p.reason
               WHEN last.status = 'running' AND live.yes THEN 'wait for it to end'
               WHEN last.status = 'running'
@@ -296,7 +297,7 @@ CREATE VIEW bacmr_status AS
                      LIMIT 1) live ON true
   UNION ALL
   SELECT w.worker, w.state, NULL, NULL, w.last_tick_at, w.last_expired_at,
-         pg_catalog.clock_timestamp() - w.last_tick_at,
+         greatest(pg_catalog.clock_timestamp() - w.last_tick_at, '0'),
          CASE WHEN w.last_error IS NOT NULL THEN 'mend the cause: ' || w.last_error END
   FROM bacmr_worker_status() w;
 COMMENT ON VIEW bacmr_status IS 'the state of each job and worker, and what to do about it';

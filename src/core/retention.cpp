@@ -62,8 +62,10 @@ std::vector<std::string> expired_exports(const std::vector<std::string>& files,
   const std::set<std::string> all(files.begin(), files.end());
   std::vector<Dated> exports;
   for (const std::string& file : files) {
+    // One from the future was named while the clock was wrong: it must not pass for the latest, and
+    // push out those that were made since.
     if (const auto dated = parse(file, "dr_export_" + name + "_");
-        dated && all.count(manifest_name(file)) != 0) {
+        dated && dated->when <= now && all.count(manifest_name(file)) != 0) {
       exports.push_back(*dated);
     }
   }

@@ -17,7 +17,7 @@ struct Retention {
 
 // `files`: names in one folder. Considered are those named
 // dr_export_<name>_YYYYMMDD_HHMMSS[_n].ndjson with any suffix of a compression, whose manifest is
-// among `files` too. Returns what may go, oldest first.
+// among `files` too, and whose time is not later than `now`. Returns what may go, oldest first.
 std::vector<std::string> expired_exports(const std::vector<std::string>& files,
                                          const std::string& name, const Retention& retention,
                                          std::time_t now);

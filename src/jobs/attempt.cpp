@@ -22,6 +22,21 @@ bool is_interrupt(const Failure& failure) {
   }
 }
 
+void tidy_history(const pg::Extension& extension, const std::string& request_id) {
+  const auto failure = attempt([&] {
+    const pg::PinnedSettings settings;
+    prune_history(extension);
+  });
+  if (!failure) {
+    return;
+  }
+  if (is_interrupt(*failure)) {
+    std::rethrow_exception(failure->error);
+  }
+  pg::log_line(pg::LogLevel::kWarning, "old job runs could not be deleted",
+               core::JsonObject().text("error", failure->text).str(), request_id);
+}
+
 void skip_run(const pg::Extension& extension, Job job, const std::string& reason) {
   record_run(extension, job, new_request_id(), GetCurrentTimestamp(),
              {RunStatus::kSkipped, core::JsonObject().text("reason", reason).str(), std::nullopt});
@@ -65,13 +80,12 @@ void RecordedRun::commit() {
   }
 }
 
+
 void RecordedRun::fail(const Failure& failure, const std::string& detail) {
   record_failure(failure.text, detail);
-  {
-    const pg::PinnedSettings settings;
-    prune_history(extension_);
-  }
   commit();
+  tidy_history(extension_, request_id_);
+  spi_.commit();
   std::rethrow_exception(failure.error);
 }
 
@@ -80,14 +94,13 @@ void RecordedRun::perform(const std::function<void()>& work) {
   {
     const pg::PinnedSettings settings;
     failure = attempt(work);
-    if (!failure) {
-      prune_history(extension_);
-    }
   }
   if (failure) {
     fail(*failure);
   }
   commit();
+  tidy_history(extension_, request_id_);
+  spi_.commit();
 }
 
 }  // namespace jobs

@@ -2,6 +2,7 @@
 #include "pg/postgres.hpp"
 
 #include "core/json.hpp"
+#include "jobs/attempt.hpp"
 #include "jobs/export.hpp"
 #include "jobs/gauges.hpp"
 #include "jobs/job_run.hpp"
@@ -38,7 +39,7 @@ Datum export_function(const pg::Args& args, const pg::Extension& extension,
     finish_run(extension, run.id, {RunStatus::kSucceeded, detail.str(), std::nullopt});
     publish_exports(extension);
     publish_last_success(extension);
-    prune_history(extension);
+    tidy_history(extension, run.request_id);
     pg::log_line(pg::LogLevel::kInfo, "export written", detail.str(), run.request_id);
     manifest = exported.manifest();
     path = pg::to_database_text(exported.path());

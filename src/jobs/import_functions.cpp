@@ -2,6 +2,7 @@
 #include "pg/postgres.hpp"
 
 #include "core/error.hpp"
+#include "jobs/attempt.hpp"
 #include "jobs/import.hpp"
 #include "jobs/import_run.hpp"
 #include "jobs/job_run.hpp"
@@ -22,7 +23,7 @@ Datum import_function(const pg::Args& args, const ImportRequest& request) {
     const pg::Spi spi;
     run = start_function_run(extension, Job::kImport);
     counts = run_import(extension, request, run.id, run.request_id);
-    prune_history(extension);
+    tidy_history(extension, run.request_id);
   }
   const auto count = [](std::uint64_t n) { return pg::Value::int8(static_cast<std::int64_t>(n)); };
   return pg::record(args, {pg::Value::int8(run.id), count(counts.read), count(counts.inserted),

@@ -10,14 +10,13 @@
 
 extern "C" {
 #include "utils/backend_status.h"
-#include "utils/timestamp.h"
 }
 
 namespace jobs {
 namespace {
 
-constexpr std::int64_t kRestFactor = 19;
-constexpr std::int64_t kLongestRestUs = 1'000'000;
+constexpr int kRestFactor = 19;
+constexpr std::chrono::seconds kLongestRest{1};
 
 // Client sessions that run a command at this moment, this one left out.
 int busy_sessions() {
@@ -42,12 +41,12 @@ bool machine_is_busy() {
 
 }  // namespace
 
-void Pacing::begin() { began_ = GetCurrentTimestamp(); }
+void Pacing::begin() { began_ = Clock::now(); }
 
 void Pacing::rest() const {
   if (machine_is_busy()) {
-    const std::int64_t took = GetCurrentTimestamp() - began_;
-    pg::wait_interruptibly(std::clamp<std::int64_t>(took * kRestFactor, 0, kLongestRestUs));
+    const auto rest = std::min<Clock::duration>((Clock::now() - began_) * kRestFactor, kLongestRest);
+    pg::wait_interruptibly(std::chrono::duration_cast<std::chrono::microseconds>(rest).count());
   }
 }
 

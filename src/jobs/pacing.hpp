@@ -3,7 +3,7 @@
 
 #include "pg/postgres.hpp"
 
-#include <cstdint>
+#include <chrono>
 
 namespace jobs {
 
@@ -18,7 +18,9 @@ class Pacing {
   void rest() const;
 
  private:
-  std::int64_t began_ = 0;
+  using Clock = std::chrono::steady_clock;
+
+  Clock::time_point began_{};
 };
 
 }  // namespace jobs

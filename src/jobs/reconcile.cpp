@@ -8,6 +8,7 @@
 #include "core/durable_file.hpp"
 #include "core/error.hpp"
 #include "core/json.hpp"
+#include "jobs/attempt.hpp"
 #include "jobs/balance_scan.hpp"
 #include "jobs/finding.hpp"
 #include "jobs/gauges.hpp"
@@ -301,7 +302,7 @@ Datum reconcile_function(pg::Args args) {
     const FunctionRun run = start_function_run(extension, Job::kReconcile);
     result = reconcile(extension, run.id, recheck_after);
     conclude(extension, result, run.request_id);
-    prune_history(extension);
+    tidy_history(extension, run.request_id);
   }
   return pg::record(args,
                     {pg::Value::int8(result.run_id), pg::Value::int8(result.wallets),

@@ -207,7 +207,7 @@ class ScheduledExport {
     finish_run(extension_, run_.id(), {proof.status, detail(), proof.error});
     publish_exports(extension_);
     publish_last_success(extension_);
-    prune_history(extension_);
+    tidy_history(extension_, run_.request_id());
     pg::log_line(pg::LogLevel::kInfo, "export written, drilled and verified", detail(),
                  run_.request_id());
   }

@@ -261,9 +261,12 @@ void run_expire(pg::Spi& spi, const pg::Extension& extension, std::optional<std:
   if (tick.totals().did_something() || failure) {
     const pg::PinnedSettings settings;
     run_id = record_run(extension, Job::kExpire, request_id, started_at, result);
-    prune_history(extension);
   }
   spi.commit();
+  if (run_id != 0) {
+    tidy_history(extension, request_id);
+    spi.commit();
+  }
   if (failure) {
     std::rethrow_exception(failure->error);
   }

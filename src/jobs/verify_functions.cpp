@@ -1,6 +1,7 @@
 // bacmr_verify_export and bacmr_restore_drill, in the caller's transaction.
 #include "pg/postgres.hpp"
 
+#include "jobs/attempt.hpp"
 #include "jobs/gauges.hpp"
 #include "jobs/job_run.hpp"
 #include "jobs/verify.hpp"
@@ -32,7 +33,7 @@ Datum verify_function(pg::Args args) {
     finish_run(extension, run.id, verified.result);
     publish_exports(extension);
     publish_last_success(extension);
-    prune_history(extension);
+    tidy_history(extension, run.request_id);
   }
   // Not before SPI has ended, which takes along what was allocated meanwhile.
   return pg::record(
@@ -58,7 +59,7 @@ Datum drill_function(pg::Args args) {
     finish_run(extension, run.id, drill_result(source, result));
     publish_exports(extension);
     publish_last_success(extension);
-    prune_history(extension);
+    tidy_history(extension, run.request_id);
   }
   return pg::record(args, {pg::Value::boolean(result.ok()), count(result.rows),
                            pg::Value::int8(result.missing), pg::Value::int8(result.different),

@@ -1,6 +1,7 @@
 #include "pg/wait.hpp"
 
 #include <algorithm>
+#include <chrono>
 
 #include "pg/guard.hpp"
 
@@ -9,7 +10,6 @@ extern "C" {
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/pmsignal.h"
-#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 }
 
@@ -33,9 +33,14 @@ bool wait_for_latch(std::int64_t milliseconds) {
 }
 
 void wait_interruptibly(std::int64_t microseconds) {
-  const TimestampTz end = GetCurrentTimestamp() + microseconds;
-  for (TimestampTz now = GetCurrentTimestamp(); now < end; now = GetCurrentTimestamp()) {
-    wait_for_latch((end - now) / 1000 + 1);
+  // Not the wall clock, which may be set meanwhile.
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  const auto passed = [start] {
+    return std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count();
+  };
+  for (std::int64_t us = 0; us < microseconds; us = passed()) {
+    wait_for_latch((microseconds - us) / 1000 + 1);
   }
 }
 

@@ -1,6 +1,7 @@
 // The process that serves the metrics of all databases over HTTP. It has no database of its own.
 #include "pg/postgres.hpp"
 
+#include <chrono>
 #include <fstream>
 #include <string>
 
@@ -22,14 +23,15 @@ extern "C" {
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
-#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 }
 
 namespace worker {
 namespace {
 
-constexpr std::int64_t kNamesLastUs = 10'000'000;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::seconds kNamesLast{10};
 
 std::string read_token(const std::string& path) {
   if (path.empty()) {
@@ -92,14 +94,14 @@ class Server {
 
  private:
   void read_names() {
-    if (GetCurrentTimestamp() - names_read_at_ < kNamesLastUs) {
+    if (Clock::now() < names_due_) {
       return;
     }
     names_.clear();
     for (const Database& database : read_databases()) {
       names_[database.oid] = as_utf8(database.name);
     }
-    names_read_at_ = GetCurrentTimestamp();
+    names_due_ = Clock::now() + kNamesLast;
   }
 
   static void wait(int socket, std::int64_t milliseconds) {
@@ -113,7 +115,7 @@ class Server {
   }
 
   metrics::DatabaseNames names_;
-  std::int64_t names_read_at_ = 0;
+  Clock::time_point names_due_{};
 };
 
 void endpoint_main() {

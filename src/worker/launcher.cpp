@@ -28,7 +28,6 @@ extern "C" {
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
-#include "utils/timestamp.h"
 }
 
 namespace worker {
@@ -45,7 +44,15 @@ constexpr std::chrono::minutes kLongestBackoff{5};
 constexpr int kLauncherRestartSeconds = 5;
 constexpr const char* kNoSlot =
     "no background worker slot is free: raise max_worker_processes and restart";
-constexpr std::int64_t kRepeatAfter = std::chrono::microseconds(std::chrono::minutes(10)).count();
+constexpr std::chrono::minutes kRepeatAfter{10};
+
+// Back-offs: a wall clock that is set back must not make them last longer.
+using Clock = std::chrono::steady_clock;
+
+// How long it is until then, rounded up; not above 0 when it is over.
+std::int64_t ms_until(Clock::time_point then) {
+  return std::chrono::ceil<std::chrono::milliseconds>(then - Clock::now()).count();
+}
 
 // A worker that was started, or is to be started again later.
 struct Charge {
@@ -53,8 +60,8 @@ struct Charge {
   bool without_extension = false;            // looked, found none
   bool without_slot = false;                 // the server had no room for it
   core::Backoff backoff{kFirstBackoff, kLongestBackoff};
-  TimestampTz not_before = 0;
-  TimestampTz started_at = 0;
+  Clock::time_point not_before{};
+  Clock::time_point started_at{};
 };
 
 class Launcher {
@@ -70,7 +77,7 @@ class Launcher {
       }
       while (const auto changed = shared::take_changed()) {
         charges_[*changed].without_extension = false;
-        charges_[*changed].not_before = 0;
+        charges_[*changed].not_before = {};
       }
       const std::int64_t rest = look_after_endpoint();
       pg::wait_for_latch(std::min(rest, look_after(read_databases())));
@@ -84,7 +91,7 @@ class Launcher {
       pg::call([] { ProcessConfigFile(PGC_SIGHUP); });
       // What was wrong may be right now.
       endpoint_.backoff.reset();
-      endpoint_.not_before = 0;
+      endpoint_.not_before = {};
     }
   }
 
@@ -112,8 +119,8 @@ class Launcher {
           shared::is_held(database.oid) || is_served(database.oid)) {
         continue;
       }
-      if (const std::int64_t wait = charge.not_before - GetCurrentTimestamp(); wait > 0) {
-        rest = std::min(rest, wait / 1000 + 1);
+      if (const std::int64_t wait = ms_until(charge.not_before); wait > 0) {
+        rest = std::min(rest, wait);
       } else if (unconfirmed < kMaxUnconfirmed) {
         unconfirmed += start(charge, database) ? 1 : 0;
       }
@@ -138,8 +145,8 @@ class Launcher {
     if (pg::settings::metrics_listen().empty()) {
       return kLookAgainMs;
     }
-    if (const std::int64_t wait = endpoint_.not_before - GetCurrentTimestamp(); wait > 0) {
-      return std::min(kLookAgainMs, wait / 1000 + 1);
+    if (const std::int64_t wait = ms_until(endpoint_.not_before); wait > 0) {
+      return std::min(kLookAgainMs, wait);
     }
     start(endpoint_, pg::describe_worker("bacmr_endpoint_main", "bacmr_ops endpoint",
                                          "bacmr_ops metrics endpoint",
@@ -153,9 +160,9 @@ class Launcher {
         endpoint_.without_slot ||
         std::ranges::any_of(charges_, [](const auto& entry) { return entry.second.without_slot; });
     shared::set_start_problem(shortage ? kNoSlot : "");
-    if (shortage && GetCurrentTimestamp() - shortage_reported_at_ > kRepeatAfter) {
+    if (shortage && Clock::now() >= shortage_report_due_) {
       pg::log_line(pg::LogLevel::kWarning, std::string("a worker cannot start: ") + kNoSlot);
-      shortage_reported_at_ = GetCurrentTimestamp();
+      shortage_report_due_ = Clock::now() + kRepeatAfter;
     }
   }
 
@@ -195,13 +202,10 @@ class Launcher {
 
   static void back_off(Charge& charge) {
     // One that ran for long did not fail for the same reason as the one before.
-    if (GetCurrentTimestamp() - charge.started_at >
-        std::chrono::microseconds(kLongestBackoff).count()) {
+    if (Clock::now() - charge.started_at > kLongestBackoff) {
       charge.backoff.reset();
     }
-    const auto delay = charge.backoff.next(pg_prng_uint32(&pg_global_prng_state));
-    charge.not_before = GetCurrentTimestamp() +
-                        std::chrono::duration_cast<std::chrono::microseconds>(delay).count();
+    charge.not_before = Clock::now() + charge.backoff.next(pg_prng_uint32(&pg_global_prng_state));
   }
 
   static bool start(Charge& charge, const Database& database) {
@@ -217,7 +221,7 @@ class Launcher {
         pg::call([&] { return RegisterDynamicBackgroundWorker(&worker, &charge.handle); });
     charge.without_slot = !started;
     if (started) {
-      charge.started_at = GetCurrentTimestamp();
+      charge.started_at = Clock::now();
     } else {
       charge.handle = nullptr;
       back_off(charge);
@@ -227,7 +231,7 @@ class Launcher {
 
   std::map<Oid, Charge> charges_;
   Charge endpoint_;
-  TimestampTz shortage_reported_at_ = 0;
+  Clock::time_point shortage_report_due_{};
 };
 
 void launcher_main() {

@@ -46,20 +46,21 @@ extern "C" {
 namespace worker {
 namespace {
 
-using std::chrono::duration_cast;
 using std::chrono::microseconds;
-using std::chrono::milliseconds;
 using std::chrono::seconds;
 
+// What is done when: a wall clock that is set back must not put the work off.
+using Clock = std::chrono::steady_clock;
+
 // Two ticks are never closer than this.
-constexpr std::int64_t kShortestRest = microseconds(seconds(1)).count();
+constexpr seconds kShortestRest{1};
 // Nobody's forgotten transaction may hold up the book-keeping, and with it everything else.
 constexpr int kLockTimeoutMs = 1000;
 // Gauges are at most this old, a scrape interval; or a hundred times what it takes to read them.
-constexpr std::int64_t kRefreshEvery = microseconds(seconds(10)).count();
-constexpr std::int64_t kRefreshFactor = 100;
+constexpr seconds kRefreshEvery{10};
+constexpr int kRefreshFactor = 100;
 // Finished runs are pruned this often.
-constexpr std::int64_t kPruneEvery = microseconds(std::chrono::hours(1)).count();
+constexpr std::chrono::hours kPruneEvery{1};
 
 void yield_locks(pg::PinnedSettings& settings) {
   settings.set("lock_timeout", pg::yielding_lock_timeout(kLockTimeoutMs).c_str());
@@ -135,9 +136,9 @@ class Worker {
  public:
   [[noreturn]] void run() {
     State state = State::kStarting;
-    std::int64_t next = 0;
+    Clock::time_point next{};
     for (;;) {
-      if (const std::int64_t began = GetCurrentTimestamp(); began >= next) {
+      if (const Clock::time_point began = Clock::now(); began >= next) {
         state = tick_or_fail(next);
         next = std::max(next, began + kShortestRest);
       }
@@ -147,12 +148,14 @@ class Worker {
   }
 
  private:
-  static std::int64_t interval() {
-    return microseconds(seconds(pg::settings::expire_interval_s())).count();
+  static std::int64_t in_us(Clock::duration duration) {
+    return std::chrono::duration_cast<microseconds>(duration).count();
   }
 
-  State tick_or_fail(std::int64_t& next) {
-    next = GetCurrentTimestamp() + interval();
+  static seconds interval() { return seconds(pg::settings::expire_interval_s()); }
+
+  State tick_or_fail(Clock::time_point& next) {
+    next = Clock::now() + interval();
     try {
       const State state = tick(next);
       if (state != State::kBackingOff) {
@@ -170,7 +173,7 @@ class Worker {
   // So that a scrape reads no table, and needs no right to. Counting the open reservations may take
   // long: it has a hundredth of one processor at the most.
   void refresh_gauges() {
-    const std::int64_t began = GetCurrentTimestamp();
+    const Clock::time_point began = Clock::now();
     if (began < gauges_due_) {
       return;
     }
@@ -210,8 +213,8 @@ class Worker {
       pg::log_line(pg::LogLevel::kDebug, "gauges could not be refreshed",
                    core::JsonObject().text("error", e.message()).str());
     }
-    const std::int64_t now = GetCurrentTimestamp();
-    gauges_due_ = now + std::max(kRefreshEvery, (now - began) * kRefreshFactor);
+    const Clock::time_point now = Clock::now();
+    gauges_due_ = now + std::max<Clock::duration>(kRefreshEvery, (now - began) * kRefreshFactor);
   }
 
   // Counters that begin at 0: the first increase would otherwise show as no increase.
@@ -232,14 +235,14 @@ class Worker {
     transaction.commit();
   }
 
-  std::int64_t retry_at() {
-    const auto delay = failures_.next(pg_prng_uint32(&pg_global_prng_state));
-    return GetCurrentTimestamp() + std::min(duration_cast<microseconds>(delay).count(), interval());
+  Clock::time_point retry_at() {
+    const Clock::duration delay = failures_.next(pg_prng_uint32(&pg_global_prng_state));
+    return Clock::now() + std::min<Clock::duration>(delay, interval());
   }
 
   // The tick itself broke off: a lock that took too long, a table that is gone, a right that is
   // missing. Its transaction has been rolled back.
-  std::int64_t after_failure(const std::string& sqlstate, const std::string& message) {
+  Clock::time_point after_failure(const std::string& sqlstate, const std::string& message) {
     pg::log_line(pg::LogLevel::kError, "reservation expiry failed",
                  core::JsonObject().text("sqlstate", sqlstate).text("error", message).str());
     shared::publish_tick(GetCurrentTimestamp(), false, message);
@@ -247,7 +250,7 @@ class Worker {
   }
 
   // One round; `next` is when the next one is due.
-  State tick(std::int64_t& next) {
+  State tick(Clock::time_point& next) {
     begin_work();
     const Situation situation = look_around();
     situation_ = situation;
@@ -264,6 +267,7 @@ class Worker {
     }
     report_obstacle("");
     pg::call([] { pgstat_report_activity(STATE_RUNNING, "expiring reservations"); });
+    const Clock::time_point began = Clock::now();
     const std::int64_t started_at = GetCurrentTimestamp();
     std::string request_id;
     std::optional<jobs::ExpiryTick> tick;
@@ -314,14 +318,14 @@ class Worker {
       return State::kBackingOff;
     }
     note_success();
-    next = next_tick(situation, totals, started_at);
+    next = next_tick(situation, totals, began, started_at);
     prune(situation.extension);
     return State::kIdle;
   }
 
   // A process of its own: a service that is slow must not make the reservations wait.
   void start_reindexer(const pg::Extension& extension) {
-    if (shared::has_reindexer() || GetCurrentTimestamp() < reindexer_due_) {
+    if (shared::has_reindexer() || Clock::now() < reindexer_due_) {
       return;
     }
     bool wanted = false;
@@ -349,13 +353,12 @@ class Worker {
                    "max_worker_processes and restart");
     }
     // One that ran for long did not end for the same reason as the one before.
-    const std::int64_t now = GetCurrentTimestamp();
-    if (now - reindexer_started_ > microseconds(std::chrono::minutes(1)).count()) {
+    const Clock::time_point now = Clock::now();
+    if (now - reindexer_started_ > std::chrono::minutes(1)) {
       reindexer_rest_.reset();
     }
     reindexer_started_ = now;
-    const auto rest = reindexer_rest_.next(pg_prng_uint32(&pg_global_prng_state));
-    reindexer_due_ = now + duration_cast<microseconds>(rest).count();
+    reindexer_due_ = now + reindexer_rest_.next(pg_prng_uint32(&pg_global_prng_state));
   }
 
   // A tick that found nothing due leaves no run, but it worked.
@@ -371,30 +374,33 @@ class Worker {
     }
   }
 
-  std::int64_t next_tick(const Situation& situation, const jobs::ExpiryTotals& totals,
-                         std::int64_t now) {
-    std::int64_t next = now + interval();
+  // `began` and `now`: the beginning of the tick, by both clocks.
+  Clock::time_point next_tick(const Situation& situation, const jobs::ExpiryTotals& totals,
+                              Clock::time_point began, std::int64_t now) {
+    // The interval bounds how far a reservation's time is trusted: the wall clock may be set.
+    Clock::duration rest = interval();
     pg::WorkerTransaction transaction(situation.table_owner);
     if (const auto due = jobs::next_due(situation.extension, now)) {
-      next = std::min(next, *due);
+      const std::int64_t most = microseconds(interval()).count();
+      rest = std::min<Clock::duration>(
+          rest, microseconds(*due < now + most ? std::max<std::int64_t>(*due - now, 0) : most));
     }
     transaction.commit();
     if (totals.locked > 0) {
       // Somebody held these for a moment: try again soon, then less and less often.
-      const auto delay = held_.next(pg_prng_uint32(&pg_global_prng_state));
-      next = std::min(next, now + duration_cast<microseconds>(delay).count());
+      rest = std::min<Clock::duration>(rest, held_.next(pg_prng_uint32(&pg_global_prng_state)));
     } else {
       held_.reset();
     }
-    return next;
+    return began + rest;
   }
 
   // After the work, never before: what is old can wait, and must not make the reservations wait.
   void prune(const pg::Extension& extension) {
-    if (GetCurrentTimestamp() - pruned_at_ < kPruneEvery) {
+    if (Clock::now() < prune_due_) {
       return;
     }
-    pruned_at_ = GetCurrentTimestamp();
+    prune_due_ = Clock::now() + kPruneEvery;
     try {
       pg::WorkerTransaction transaction;
       jobs::prune_history(extension);
@@ -429,24 +435,24 @@ class Worker {
   }
 
   // Sleeps until `next`; a wake-up or a shorter interval brings that forward.
-  void rest(State state, std::int64_t& next) {
-    const std::int64_t earliest = GetCurrentTimestamp() + kShortestRest;
-    shared::publish(state, next);
+  void rest(State state, Clock::time_point& next) {
+    const Clock::time_point earliest = Clock::now() + kShortestRest;
+    shared::publish(state, GetCurrentTimestamp() + in_us(next - Clock::now()));
     pg::call([state] { pgstat_report_activity(STATE_IDLE, name_of(state)); });
-    for (std::int64_t now = GetCurrentTimestamp(); now < std::min(next, gauges_due_);
-         now = GetCurrentTimestamp()) {
-      pg::wait_for_latch((std::min(next, gauges_due_) - now) / 1000 + 1);
+    for (Clock::time_point now = Clock::now(); now < std::min(next, gauges_due_);
+         now = Clock::now()) {
+      pg::wait_for_latch(in_us(std::min(next, gauges_due_) - now) / 1000 + 1);
       if (ConfigReloadPending) {
         if (reload_ends_work()) {
           leave(Departure::kAsked);
         }
-        next = std::min(next, GetCurrentTimestamp() + interval());
+        next = std::min<Clock::time_point>(next, Clock::now() + interval());
       }
       leave_if_asked();
       if (shared::take_wake()) {
         next = std::min(next, earliest);
         reindexer_rest_.reset();
-        reindexer_due_ = 0;
+        reindexer_due_ = {};
         gauges_due_ = std::min(gauges_due_, earliest);
         counters_begun_ = false;  // somebody may have reset them
       }
@@ -473,12 +479,12 @@ class Worker {
   core::Backoff failures_{seconds(1), std::chrono::minutes(5)};
   core::Backoff held_{seconds(1), seconds(30)};
   std::optional<Situation> situation_;  // of the latest tick
-  std::int64_t gauges_due_ = 0;
+  Clock::time_point gauges_due_{};
   core::Backoff reindexer_rest_{seconds(1), std::chrono::minutes(5)};
-  std::int64_t reindexer_due_ = 0;
-  std::int64_t reindexer_started_ = 0;
+  Clock::time_point reindexer_due_{};
+  Clock::time_point reindexer_started_{};
   bool counters_begun_ = false;
-  std::int64_t pruned_at_ = 0;
+  Clock::time_point prune_due_{};
   std::string obstacle_;
 };
 

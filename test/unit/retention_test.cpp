@@ -85,7 +85,10 @@ TEST(ExpiredExports, ReadTheStampInUtc) {
 
 // A clock that was put back must not cost the export of the future.
 TEST(ExpiredExports, KeepWhatComesFromTheFuture) {
-  EXPECT_EQ(expired({file("20300101_000000")}, keep(0, 0)), Files{});
+  const std::string future = file("20300101_000000");
+  EXPECT_EQ(expired({future}, keep(0, 0)), Files{});
+  EXPECT_EQ(expired({kA, kB, kC, kD, future}, keep(2)), (Files{kA, kB}))
+      << "nor does it push out those that were made since";
 }
 
 TEST(ExpiredExports, AreCompleteOnes) {
