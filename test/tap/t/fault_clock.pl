@@ -7,6 +7,7 @@ use warnings;
 use BacmrTest;
 use Cwd ();
 use Exports;
+use Faults;
 use File::Basename qw(dirname);
 use HTTP::Tiny;
 use PostgreSQL::Test::Cluster;
@@ -76,18 +77,6 @@ sub nothing_negative {
     return;
 }
 
-sub money_is_right {
-    my ($what) = @_;
-    local $Test::Builder::Level = $Test::Builder::Level + 1;
-    balances_agree($node, 'app', "$what: every balance is the sum of its ledger");
-    is(refunded_twice($node, 'app'), 0, "$what: nothing was refunded twice");
-    is($node->safe_psql('app', q{SELECT count(*) FROM reservations r WHERE (status = 'expired')
-           IS DISTINCT FROM EXISTS (SELECT FROM wallet_ledger l WHERE l.reservation_id = r.id
-             AND reason = 'reservation_expired' AND delta = r.amount)}),
-        0, "$what: what expired has its refund, and nothing else has");
-    return;
-}
-
 off_by(0, 'the clock is right');
 expires('reservations expire');
 $node->safe_psql('app', q{CALL bacmr_run_job('reconcile')});
@@ -120,7 +109,7 @@ for my $days (2, 3) {
 $node->safe_psql('postgres', 'CREATE DATABASE newcomer');
 $node->safe_psql('newcomer', 'CREATE EXTENSION bacmr_ops;'
       . q{ SELECT bacmr_record_openai_request('m', 'chat', 0.5, 7)});
-money_is_right('days back');
+money_is_right($node, 'app', 'days back');
 
 # --- forward -------------------------------------------------------------------------------------
 
@@ -137,7 +126,7 @@ expires('the worker has walked on');
 is($node->safe_psql('app', "SELECT count(*) $reserved"), 26, 'what it does not, stays');
 is($node->safe_psql('app', q{SELECT count(*) FROM reservations
        WHERE status = 'expired' AND expires_at > clock_timestamp()}), 0, 'nothing expired early');
-money_is_right('a day forward');
+money_is_right($node, 'app', 'a day forward');
 nothing_negative('a day forward');
 
 set_clock(0);
@@ -147,7 +136,7 @@ is($node->safe_psql('app', "SELECT count(*) $reserved"), 26,
 $node->safe_psql('app', "UPDATE reservations SET expires_at = expires_at - interval '3 days'
     WHERE status = 'reserved'");
 await_sql($node, 'app', "SELECT count(*) = 0 $reserved", 'until it is');
-money_is_right('back and forth');
+money_is_right($node, 'app', 'back and forth');
 nothing_negative('back and forth');
 
 # --- files ---------------------------------------------------------------------------------------
