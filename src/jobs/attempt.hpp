@@ -12,6 +12,7 @@
 
 #include <exception>
 #include <functional>
+#include <new>
 #include <optional>
 #include <string>
 
@@ -56,6 +57,8 @@ std::optional<Failure> attempt(Work work) {
   } catch (const core::Error& e) {
     return Failure{e.detail().empty() ? e.message() : e.message() + " (" + e.detail() + ")",
                    std::current_exception()};
+  } catch (const std::bad_alloc&) {
+    return Failure{"out of memory", std::current_exception()};
   } catch (const std::exception& e) {
     return Failure{e.what(), std::current_exception()};
   }

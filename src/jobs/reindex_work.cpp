@@ -4,6 +4,7 @@
 #include "jobs/reindex_work.hpp"
 
 #include <climits>
+#include <new>
 
 #include "core/error.hpp"
 #include "core/json.hpp"
@@ -107,6 +108,8 @@ Outcome run_job(pg::Spi& spi, const pg::Extension& extension, std::int64_t job_i
   } catch (const core::Error& e) {
     failure = Failure{e.hint().empty() ? e.message() : e.message() + " (" + e.hint() + ")",
                       std::current_exception()};
+  } catch (const std::bad_alloc&) {
+    failure = Failure{"out of memory", std::current_exception()};
   }
   {
     const pg::TransactionSnapshot snapshot;

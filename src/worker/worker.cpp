@@ -11,6 +11,7 @@
 #include "core/backoff.hpp"
 #include "core/error.hpp"
 #include "core/json.hpp"
+#include "jobs/attempt.hpp"
 #include "jobs/expire.hpp"
 #include "jobs/gauges.hpp"
 #include "jobs/job_run.hpp"
@@ -79,6 +80,20 @@ struct Situation {
   Oid table_owner = InvalidOid;  // of the reservations, where they are attached
 };
 
+// That nothing can be written into the history, on a full disk for instance, is no reason to leave the
+// reservations as they are.
+void note_dead_runs(const pg::Extension& extension) {
+  const auto failure = jobs::attempt([&] { jobs::fail_dead_runs(extension); });
+  if (!failure) {
+    return;
+  }
+  if (jobs::is_interrupt(*failure)) {
+    std::rethrow_exception(failure->error);
+  }
+  pg::log_line(pg::LogLevel::kWarning, "runs whose process is gone could not be marked as failed",
+               core::JsonObject().text("error", failure->text).str());
+}
+
 Situation look_around() {
   pg::WorkerTransaction transaction;
   const auto extension = pg::find_extension();
@@ -93,7 +108,7 @@ Situation look_around() {
     pg::PinnedSettings settings;
     yield_locks(settings);
     sources::settle_identity(*extension);
-    jobs::fail_dead_runs(*extension);
+    note_dead_runs(*extension);
     const sources::Sources all = sources::Sources::load(*extension);
     const sources::Source* reservations = all.find("reservations");
     if (reservations != nullptr) {

@@ -14,6 +14,7 @@ use Time::HiRes qw(sleep time);
 our @EXPORT = qw(
   seeded pick in_loop psql_once end_loops ask backend_running kill_pid kill_postmaster server_is_back
   money_is_right history_is_right dead_run running_runs
+  small_disks in_disks start_on_disks fill_disk free_disk
 );
 
 # --- chance --------------------------------------------------------------------------------------
@@ -33,6 +34,7 @@ sub halt_file { return "${PostgreSQL::Test::Utils::tmp_check}/halt"; }
 
 my $owner = $$;
 my %loops;    # process id => 1
+my $holder;   # of the small disks
 
 # Does it again and again in a process of its own, until end_loops() or the end of the test.
 sub in_loop {
@@ -72,8 +74,12 @@ sub end_loops {
 }
 
 END {
+    local $?;
+    if ($$ == $owner && $holder) {
+        kill 'KILL', $holder;
+        waitpid $holder, 0;
+    }
     if ($$ == $owner && %loops) {
-        local $?;
         append_to_file(halt_file(), '');
         waitpid $_, 0 for keys %loops;
     }
@@ -116,6 +122,62 @@ sub server_is_back {
     my ($node, $database, $what) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     return await_sql($node, $database, 'SELECT true', "$what: the server is back");
+}
+
+# --- small disks ---------------------------------------------------------------------------------
+
+# Where an ordinary user may make name spaces, a process holds one with small file systems in it, and
+# the server is started there.
+
+# Mounts a small file system for each folder (folder => size). False where that cannot be.
+sub small_disks {
+    my (%sizes) = @_;
+    pipe my $lines, my $write or die "pipe: $!";
+    my $mounts = join ' && ', map { "mount -t tmpfs -o size=$sizes{$_} none '$_'" } sort keys %sizes;
+    $holder = fork // die "fork: $!";
+    if ($holder == 0) {
+        open STDOUT, '>&', $write or POSIX::_exit(1);
+        open STDERR, '>', '/dev/null' or POSIX::_exit(1);
+        # It ends with the test, however that ends.
+        exec { 'setpriv' } 'setpriv', '--pdeathsig', 'KILL', 'unshare', '--user', '--map-current-user',
+          '--mount', '--keep-caps', 'bash', '-c', "$mounts && echo ready && exec sleep 3600"
+          or POSIX::_exit(1);
+    }
+    close $write;
+    my $good = defined(my $line = <$lines>);
+    if (!$good) {
+        waitpid $holder, 0;
+        undef $holder;
+    }
+    return $good;
+}
+
+# Runs a command where the disks are; dies when it fails.
+sub in_disks {
+    my @command = @_;
+    return system_or_bail('nsenter', '--preserve-credentials', '--user', '--mount', '-t', $holder,
+        @command);
+}
+
+sub start_on_disks {
+    my ($node) = @_;
+    in_disks('pg_ctl', '-w', '-s', '-t', 60, '-D', $node->data_dir, '-l', $node->logfile, 'start');
+    $node->_update_pid(1);
+    return;
+}
+
+# Takes all the space that is left.
+sub fill_disk {
+    my ($folder) = @_;
+    in_disks('bash', '-c', 'dd if=/dev/zero of="$0/filler" bs=4k 2>/dev/null; test -s "$0/filler"',
+        $folder);
+    return;
+}
+
+sub free_disk {
+    my ($folder) = @_;
+    in_disks('rm', "$folder/filler");
+    return;
 }
 
 # --- what must hold ------------------------------------------------------------------------------
