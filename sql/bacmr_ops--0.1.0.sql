@@ -167,6 +167,13 @@ CREATE FUNCTION bacmr_expire_reservations(max_reservations bigint DEFAULT NULL,
 COMMENT ON FUNCTION bacmr_expire_reservations(bigint) IS
   'expire the reservations that are due and refund them; never waits for a row somebody holds';
 
+CREATE FUNCTION bacmr_expire_in(reservations regclass, wallet regclass, wallet_ledger regclass,
+                                max_reservations bigint DEFAULT NULL,
+                                OUT expired bigint, OUT tokens_refunded numeric)
+  LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_expire_in';
+COMMENT ON FUNCTION bacmr_expire_in(regclass, regclass, regclass, bigint) IS
+  'the same in tables that are named, such as one shard of each, on the node that holds them';
+
 CREATE FUNCTION bacmr_export_chunks(destination text DEFAULT NULL, namespace text DEFAULT NULL,
                                     compression text DEFAULT 'none', file_name text DEFAULT NULL,
                                     OUT run_id bigint, OUT path text, OUT url text,
@@ -731,6 +738,7 @@ REVOKE ALL ON FUNCTION
   bacmr_attach(name), bacmr_attach(text, regclass, jsonb, jsonb), bacmr_detach(text),
   bacmr_source_status(), bacmr_create_tables(name), bacmr_grant(text, name),
   bacmr_reconcile(interval), bacmr_reconcile_report(bigint), bacmr_expire_reservations(bigint),
+  bacmr_expire_in(regclass, regclass, regclass, bigint),
   bacmr_schedule(text, text, text), bacmr_unschedule(), bacmr_pause(text, text),
   bacmr_unpause(text), bacmr_worker_status(), bacmr_library_version(), bacmr_doctor(),
   bacmr_log(text, text, jsonb), bacmr_export_chunks(text, text, text, text),

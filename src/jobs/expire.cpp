@@ -13,6 +13,7 @@
 #include "jobs/job_run.hpp"
 #include "jobs/refund.hpp"
 #include "metrics/at_commit.hpp"
+#include "pg/encoding.hpp"
 #include "pg/entry.hpp"
 #include "pg/lock.hpp"
 #include "pg/log.hpp"
@@ -132,14 +133,19 @@ std::string ExpiryTotals::detail() const {
       .number("skipped_no_wallet", no_wallet)
       .number("skipped_invalid", invalid)
       .number("failed", failed);
+  if (!relation.empty()) {
+    detail.text("relation", relation);
+  }
   return detail.str();
 }
 
 ExpiryTick::ExpiryTick(const pg::Extension& extension, std::string request_id,
-                       std::optional<std::int64_t> limit, Deferred deferred)
+                       std::optional<std::int64_t> limit, Deferred deferred,
+                       std::optional<sources::GivenTables> given)
     : extension_(extension),
       request_id_(std::move(request_id)),
       limit_(limit),
+      given_(given),
       now_(GetCurrentTimestamp()),
       deferred_(deferred) {
   require_read_committed();
@@ -159,9 +165,13 @@ bool ExpiryTick::next_batch() {
   const pg::MemoryScope memory("bacmr_ops expiry");
   pg::PinnedSettings settings;
   settings.set("lock_timeout", lock_timeout(lock_timeouts_ == 0).c_str());
-  const sources::Sources all = sources::Sources::load(extension_);
+  const sources::Sources all = given_ ? sources::Sources::load_given(extension_, *given_)
+                                      : sources::Sources::load(extension_);
   const Books books = require_books(all);
   require_same_owner(books);
+  if (given_) {
+    totals_.relation = pg::to_utf8(books.reservations->sql_name()).value_or("?");
+  }
   if (!rights_checked_) {
     require_rights(books);
     rights_checked_ = true;
@@ -284,7 +294,8 @@ ExpiryTick::BatchResult ExpiryTick::expire(const Books& books, const std::vector
   const pg::Rows marked = mark_expired(spi, *books.reservations, now_, handles,
                                        {users.begin(), users.end()}, totals_.tokens_refunded);
   result.expired = marked.int8(0, kMarked);
-  result.locked += static_cast<std::int64_t>(handles.size()) - result.expired;
+  result.locked +=
+      std::max<std::int64_t>(static_cast<std::int64_t>(handles.size()) - result.expired, 0);
   result.tokens_refunded =
       books.wallet != nullptr ? marked.text(0, kTotal) : totals_.tokens_refunded;
   if (books.wallet != nullptr && result.expired > 0) {
@@ -387,12 +398,13 @@ RunResult run_result(const ExpiryTotals& totals) {
 
 namespace {
 
-Datum expire_function(pg::Args args) {
-  const std::optional<std::int64_t> limit = checked_limit(args.int8(0));
+Datum expire(const pg::Args& args, std::optional<std::int64_t> max_reservations,
+             std::optional<sources::GivenTables> given) {
+  const std::optional<std::int64_t> limit = checked_limit(max_reservations);
   const pg::Extension extension = pg::require_extension();
   const std::int64_t started_at = GetCurrentTimestamp();
   const std::string request_id = new_request_id();
-  ExpiryTick tick(extension, request_id, limit, Deferred::kAtCommit);
+  ExpiryTick tick(extension, request_id, limit, Deferred::kAtCommit, given);
   while (tick.step()) {
     tick.confirm();
   }
@@ -417,7 +429,19 @@ Datum expire_function(pg::Args args) {
                     {pg::Value::int8(totals.expired), pg::Value::numeric(totals.tokens_refunded)});
 }
 
+Datum expire_attached(pg::Args args) { return expire(args, args.int8(0), std::nullopt); }
+
+// The wallet and the ledger may be NULL where nothing is refunded.
+Datum expire_given(pg::Args args) {
+  const auto maybe_oid = [&](int i) {
+    return args.is_null(i) ? std::nullopt : std::optional<Oid>(DatumGetObjectId(args.datum(i)));
+  };
+  const sources::GivenTables given{args.oid(0, "reservations"), maybe_oid(1), maybe_oid(2)};
+  return expire(args, args.int8(3), given);
+}
+
 }  // namespace
 }  // namespace jobs
 
-BACMR_FUNCTION(bacmr_expire_reservations, jobs::expire_function);
+BACMR_FUNCTION(bacmr_expire_reservations, jobs::expire_attached);
+BACMR_FUNCTION(bacmr_expire_in, jobs::expire_given);

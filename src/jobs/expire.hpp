@@ -28,6 +28,7 @@ struct ExpiryTotals {
   std::int64_t invalid = 0;    // amount NULL, not positive, or not a number
   std::int64_t failed = 0;     // an error in a trigger, a constraint, a lock that took too long
   std::string first_error;
+  std::string relation;  // the reservations, where the caller gave them; in UTF-8
 
   bool did_something() const { return expired > 0 || failed > 0; }
   std::string detail() const;  // JSON
@@ -45,9 +46,11 @@ class ExpiryTick {
  public:
   struct Books;
 
-  // `limit`: reservations at the most. Throws 25001 above READ COMMITTED.
+  // `limit`: reservations at the most. `given`: other tables than the attached ones. Throws 25001
+  // above READ COMMITTED.
   ExpiryTick(const pg::Extension& extension, std::string request_id,
-             std::optional<std::int64_t> limit, Deferred deferred);
+             std::optional<std::int64_t> limit, Deferred deferred,
+             std::optional<sources::GivenTables> given = std::nullopt);
 
   // Works off one batch in the current transaction; false when nothing due is left to try.
   bool step();
@@ -74,6 +77,7 @@ class ExpiryTick {
   const pg::Extension& extension_;
   std::string request_id_;
   std::optional<std::int64_t> limit_;
+  std::optional<sources::GivenTables> given_;
   std::int64_t now_;
   // Where the walk through what is due has come to: past what was skipped.
   std::optional<std::int64_t> last_expires_at_;

@@ -59,6 +59,7 @@ const std::vector<Profile>& profiles() {
         "bacmr_reconcile(interval)",
         "bacmr_reconcile_report(bigint)",
         "bacmr_expire_reservations(bigint)",
+        "bacmr_expire_in(regclass, regclass, regclass, bigint)",
         "bacmr_schedule(text, text, text)",
         "bacmr_unschedule()",
         "bacmr_pause(text, text)",

@@ -82,6 +82,9 @@ pg::Rows mark_expired(pg::Spi& spi, const Source& reservations, std::int64_t now
                       const std::vector<std::string>& users, const std::string& tokens_before) {
   const sources::RowHandle row = reservations.row_handle("id");
   const std::string status = reservations.col("status");
+  // Where rows are found by their key, that may be unique together with the user only.
+  const std::string same_user =
+      row.column == "ctid" ? "" : " AND r." + reservations.col("user_id") + " = p.user_id";
   const std::string request =
       reservations.has("request_id") ? reservations.col("request_id") + "::text" : "NULL::text";
   pg::Rows rows = spi.query(
@@ -93,8 +96,8 @@ pg::Rows mark_expired(pg::Spi& spi, const Source& reservations, std::int64_t now
           " = 'reserved' AND " + reservations.col("expires_at") + " <= $1 AND " +
           reservations.payable("amount") + " FOR NO KEY UPDATE SKIP LOCKED), done AS (UPDATE " +
           row.table + " r SET " + status + " = 'expired'" + touch(reservations) +
-          " FROM picked p WHERE r." + row.column +
-          " = p.handle RETURNING p.id, p.user_id, p.amount, p.request_id, r." + status +
+          " FROM picked p WHERE r." + row.column + " = p.handle" + same_user +
+          " RETURNING p.id, p.user_id, p.amount, p.request_id, r." + status +
           " = 'expired' AS expired)"
           " SELECT array_agg(id), array_agg(user_id), array_agg(amount), array_agg(request_id),"
           "  count(*) FILTER (WHERE expired), ($4::numeric + coalesce(sum(amount), 0))::text,"
@@ -193,9 +196,10 @@ void verify_refund(pg::Spi& spi, const Source& reservations, const Source& walle
        pg::Param::text_array(before.balances)});
   require_all(wallet, wallets.int8(0, 0), wallets.int8(0, 1));
   const pg::Rows statuses = spi.query(
-      "SELECT count(*) FROM unnest($1) i JOIN " + reservations.sql_name() + " r ON r." +
-          reservations.col("id") + " = i WHERE r." + reservations.col("status") + " = 'expired'",
-      {marked.param(0, kIds)});
+      "SELECT count(*) FROM unnest($1, $2) t(i, u) JOIN " + reservations.sql_name() + " r ON r." +
+          reservations.col("id") + " = i AND r." + reservations.col("user_id") + " = u WHERE r." +
+          reservations.col("status") + " = 'expired'",
+      {marked.param(0, kIds), marked.param(0, kUsers)});
   require_all(reservations, marked.int8(0, kMarked), statuses.int8(0, 0));
 }
 

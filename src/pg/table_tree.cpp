@@ -1,10 +1,12 @@
 #include "pg/table_tree.hpp"
 
 #include "pg/guard.hpp"
+#include "pg/spi.hpp"
 
 extern "C" {
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -21,6 +23,19 @@ void lock_tree(Oid relation) {
     }
     find_all_inheritors(relation, AccessShareLock, nullptr);
   });
+}
+
+bool is_distributed(Oid relation) {
+  if (!OidIsValid(
+          call([] { return get_relname_relid("pg_dist_partition", PG_CATALOG_NAMESPACE); }))) {
+    return false;
+  }
+  Spi spi;
+  return !spi.query(
+                 "SELECT 1 FROM pg_catalog.pg_dist_partition WHERE logicalrelid ="
+                 " $1::pg_catalog.regclass",
+                 {Param::oid(relation)})
+              .empty();
 }
 
 std::optional<std::vector<Oid>> plain_tables(Oid relation) {
@@ -40,7 +55,7 @@ std::optional<std::vector<Oid>> plain_tables(Oid relation) {
     if (kind == RELKIND_PARTITIONED_TABLE) {
       continue;
     }
-    if (kind != RELKIND_RELATION) {
+    if (kind != RELKIND_RELATION || is_distributed(member)) {
       return std::nullopt;
     }
     tables.push_back(member);

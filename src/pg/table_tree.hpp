@@ -13,9 +13,13 @@ namespace pg {
 // between, the table would look empty. An error (42P01) where it is gone.
 void lock_tree(Oid relation);
 
+// Whether Citus keeps the rows elsewhere: such a table looks like an ordinary one, and is empty.
+// Needs an SPI connection.
+bool is_distributed(Oid relation);
+
 // The ordinary tables below `relation` (itself, or the leaves of its partition tree), locked in
 // ACCESS SHARE mode until the transaction ends. Nothing where the tree holds anything else: views,
-// foreign tables, inheritance children.
+// foreign tables, inheritance children, distributed tables. Needs an SPI connection.
 std::optional<std::vector<Oid>> plain_tables(Oid relation);
 
 }  // namespace pg

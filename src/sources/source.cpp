@@ -54,23 +54,49 @@ bool usable(const std::string& name, Oid type) {
   return true;
 }
 
-std::string load_query(const pg::Extension& extension) {
+// `which`: the sources, with the columns of bacmr_source, the OID of each one's table (NULL where
+// there is none of that name), and whether the caller gave it.
+std::string load_query(const std::string& which) {
   return "SELECT s.source, s.schema_name, s.relation_name, s.columns::text, s.options::text,"
          "  coalesce((s.options->>'refund')::boolean, true),"
          "  coalesce(s.options->>'since', s.attached_at::text),"
          "  c.oid, c.relkind::text, c.relowner, d.name, a.attname, a.atttypid, a.atttypmod,"
          "  a.attnum::int, coalesce(s.columns->>d.name, s.resolved->>d.name),"
-         "  c.relhassubclass, c.relhastriggers, s.owner_name, w.rolsuper, s.relation_oid"
-         " FROM " +
-         extension.object("bacmr_source") + " s JOIN (VALUES " + rules_as_values() +
+         "  c.relhassubclass, c.relhastriggers, s.owner_name, w.rolsuper, s.relation_oid, s.given"
+         " FROM (" +
+         which + ") s JOIN (VALUES " + rules_as_values() +
          ") d(source, name) USING (source)"
-         " LEFT JOIN pg_namespace n ON n.nspname = s.schema_name"
-         " LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = s.relation_name"
+         " LEFT JOIN pg_class c ON c.oid = s.oid"
          " LEFT JOIN pg_authid w ON w.oid = c.relowner"
          " LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
          "  AND a.attname = coalesce(s.columns->>d.name,"
          "  s.resolved->>d.name, d.name)"
          " ORDER BY s.source";
+}
+
+std::string attached(const pg::Extension& extension) {
+  return "SELECT b.source, b.schema_name, b.relation_name, b.columns, b.options, b.resolved,"
+         "  b.attached_at, b.owner_name, b.relation_oid, c.oid, false AS given FROM " +
+         extension.object("bacmr_source") +
+         " b LEFT JOIN pg_namespace n ON n.nspname = b.schema_name"
+         " LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = b.relation_name";
+}
+
+// $1 to $3: the tables, NULL for none.
+std::string given(const pg::Extension& extension) {
+  return "SELECT t.source, n.nspname AS schema_name, c.relname AS relation_name,"
+         "  coalesce(b.columns, '{}') AS columns, coalesce(b.options, '{}') AS options,"
+         "  coalesce(b.resolved, '{}') AS resolved, coalesce(b.attached_at, now()) AS attached_at,"
+         "  pg_get_userbyid(c.relowner) AS owner_name, c.oid AS relation_oid, c.oid, true AS given"
+         " FROM (VALUES ('reservations', $1), ('wallet', $2), ('wallet_ledger', $3)) t(source, oid)"
+         " LEFT JOIN " +
+         extension.object("bacmr_source") +
+         " b USING (source) LEFT JOIN pg_class c ON c.oid = t.oid"
+         " LEFT JOIN pg_namespace n ON n.oid = c.relnamespace WHERE t.oid IS NOT NULL";
+}
+
+pg::Param maybe_oid(std::optional<Oid> value) {
+  return value ? pg::Param::oid(*value) : pg::Param{OIDOID, static_cast<Datum>(0), true};
 }
 
 [[noreturn]] void not_ready(const std::string& message, const std::string& detail,
@@ -147,11 +173,24 @@ std::string Source::status() const {
 }
 
 Sources Sources::load(const pg::Extension& extension) {
+  return read(extension, load_query(attached(extension)), {});
+}
+
+Sources Sources::load_given(const pg::Extension& extension, const GivenTables& tables) {
+  Sources result =
+      read(extension, load_query(given(extension)),
+           {maybe_oid(tables.reservations), maybe_oid(tables.wallet), maybe_oid(tables.ledger)});
+  result.given_ = true;
+  return result;
+}
+
+Sources Sources::read(const pg::Extension& extension, const std::string& query,
+                      std::initializer_list<pg::Param> params) {
   Sources result;
   {
     const pg::AsExtensionOwner owner(extension.owner);
     pg::Spi spi;
-    const pg::Rows rows = spi.query(load_query(extension));
+    const pg::Rows rows = spi.query(query, params);
     for (std::uint64_t i = 0; i < rows.size(); ++i) {
       const std::string name = rows.text(i, 0);
       if (result.all_.empty() || result.all_.back().source != name) {
@@ -171,6 +210,7 @@ Sources Sources::load(const pg::Extension& extension) {
         source.attached_owner = rows.text(i, 18);
         source.owner_is_superuser = rows.boolean(i, 19);
         source.attached_oid = rows.oid(i, 20);
+        source.given = rows.boolean(i, 21);
         result.all_.push_back(std::move(source));
       }
       if (rows.is_null(i, 11) && !rows.is_null(i, 15)) {
@@ -213,6 +253,22 @@ const Source* Sources::find(const std::string& source) const {
 
 const Source& Sources::require(const std::string& source, const std::string& job) const {
   const Source* found = find(source);
+  if (given_ && (found == nullptr || !found->exists())) {
+    if (found == nullptr) {
+      throw core::Error(core::sqlstate::kNullValueNotAllowed,
+                        "argument \"" + source + "\" must not be NULL", {},
+                        "Name the table that holds the rows of these reservations.");
+    }
+    throw core::Error(core::sqlstate::kUndefinedTable,
+                      "the table given as \"" + source + "\" does not exist", {},
+                      "It was dropped meanwhile: name a table that is there.");
+  }
+  if (given_ && !found->problem.empty()) {
+    not_ready(found->sql_name() + " cannot be used as \"" + source + "\": " + found->problem,
+              "Its columns go by the names of the attached source \"" + source +
+                  "\", or by the default ones where none is attached.",
+              "Mend the table, or name another one.");
+  }
   if (found == nullptr) {
     not_ready("the job " + job + " needs the source \"" + source + "\", which is not attached", {},
               "Attach your table, for example: SELECT bacmr_attach('" + source +
@@ -239,10 +295,15 @@ const Source& Sources::require(const std::string& source, const std::string& job
 const Source& Sources::require_for_expiry(const std::string& source) const {
   const Source& found = require(source, "expire");
   if (!found.expiry_problem.empty()) {
-    not_ready("reservations cannot be expired with the source \"" + source + "\" (" +
-                  found.sql_name() + "): " + found.expiry_problem,
+    not_ready((given_ ? "reservations cannot be expired with " + found.sql_name() + " as \"" +
+                            source + "\": "
+                      : "reservations cannot be expired with the source \"" + source + "\" (" +
+                            found.sql_name() + "): ") +
+                  found.expiry_problem,
               {},
-              "Expire them where the rows are written; reconciliation works here all the same.");
+              "Expire them where the rows are, for instance shard by shard with bacmr_expire_in("
+              "reservations, wallet, wallet_ledger) on each node; reconciliation works here all "
+              "the same.");
   }
   return found;
 }

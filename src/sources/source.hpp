@@ -3,7 +3,9 @@
 #pragma once
 
 #include "pg/extension.hpp"
+#include "pg/spi.hpp"
 
+#include <initializer_list>
 #include <map>
 #include <optional>
 #include <string>
@@ -47,6 +49,7 @@ struct Source {
   std::vector<std::string> lost_columns;  // attached with the table, but no longer there
   bool refund = true;                     // reservations: see bacmr_attach
   std::string since;                      // reservations: a timestamptz, as text
+  bool given = false;                     // named by the caller of a job, in place of the attached
 
   // What is wrong for every job, and what is wrong for expiry alone; '' if nothing.
   std::string problem;
@@ -67,6 +70,13 @@ struct Source {
   std::string status() const;    // as bacmr_sources shows it
 };
 
+// Tables that a caller names in place of the attached ones, for instance one shard of each.
+struct GivenTables {
+  std::optional<Oid> reservations;
+  std::optional<Oid> wallet;
+  std::optional<Oid> ledger;
+};
+
 // What is attached in this database.
 class Sources {
  public:
@@ -77,6 +87,10 @@ class Sources {
   // was checked stays true.
   static Sources load_locked(const pg::Extension& extension);
 
+  // The given tables under the same checks. Names of columns and options are those of the attached
+  // sources, where there are any: a shard has its parent's columns.
+  static Sources load_given(const pg::Extension& extension, const GivenTables& tables);
+
   const std::vector<Source>& all() const { return all_; }
   // nullptr where the source is not attached.
   const Source* find(const std::string& source) const;
@@ -86,7 +100,12 @@ class Sources {
   const Source& require_for_expiry(const std::string& source) const;
 
  private:
+  // Reads the rows of a query of ours, and checks what they say.
+  static Sources read(const pg::Extension& extension, const std::string& query,
+                      std::initializer_list<pg::Param> params);
+
   std::vector<Source> all_;
+  bool given_ = false;
 };
 
 // The columns that the contract knows for a source.

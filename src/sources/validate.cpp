@@ -5,6 +5,7 @@
 
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
+#include "pg/table_tree.hpp"
 #include "sources/source.hpp"
 
 extern "C" {
@@ -52,14 +53,30 @@ int scale(const Column& column) {
   return column.typmod < 0 ? kUnlimited : ((modifier & 0x7FF) ^ 1024) - 1024;
 }
 
-bool has_unique_index(const Source& source, const char* column) {
+// On the column alone, or on it and `other` (nullptr: none), in either order.
+bool has_unique_index(const Source& source, const char* column, const char* other) {
   pg::Spi spi;
   return !spi.query(
                  "SELECT 1 FROM pg_index WHERE indrelid = $1 AND indisunique AND indisvalid"
-                 " AND indpred IS NULL AND indexprs IS NULL AND indnkeyatts = 1"
-                 " AND indkey[0] = $2 LIMIT 1",
-                 {pg::Param::oid(source.oid), pg::Param::int2(source.columns.at(column).number)})
+                 " AND indpred IS NULL AND indexprs IS NULL AND (indnkeyatts = 1 AND indkey[0] = $2"
+                 "  OR indnkeyatts = 2 AND $2 IN (indkey[0], indkey[1])"
+                 "   AND $3 IN (indkey[0], indkey[1])) LIMIT 1",
+                 {pg::Param::oid(source.oid), pg::Param::int2(source.columns.at(column).number),
+                  pg::Param::int2(other == nullptr ? std::int16_t{0}
+                                                   : source.columns.at(other).number)})
               .empty();
+}
+
+// The name of a foreign table among the table and what is below it; '' where there is none.
+std::string foreign_member(const Source& source) {
+  pg::Spi spi;
+  return spi
+      .query(
+          "WITH RECURSIVE tree(oid) AS (SELECT $1 UNION SELECT inhrelid FROM pg_inherits JOIN tree"
+          "  ON inhparent = oid) SELECT min(oid::regclass::text) FROM tree JOIN pg_class USING"
+          " (oid) WHERE relkind = 'f'",
+          {pg::Param::oid(source.oid)})
+      .text(0, 0);
 }
 
 std::string missing_enum_labels(Oid type, const std::vector<std::string>& labels) {
@@ -76,14 +93,15 @@ std::string lost_column_problem(const Source& source) {
     return {};
   }
   return "it has no column " + pg::quote_identifier(source.lost_columns.front()) +
-         ", which was attached (renamed or dropped? attach the table again)";
+         (source.given ? ", which the attached table has"
+                       : ", which was attached (renamed or dropped? attach the table again)");
 }
 
 std::string required_column_problem(const Source& source) {
   for (const ColumnRule& rule : column_rules()) {
     if (rule.required && source.source == rule.source && !source.has(rule.name)) {
       return std::string("it has no column for \"") + rule.name +
-             "\" (name yours in the argument columns of bacmr_attach)";
+             (source.given ? "\"" : "\" (name yours in the argument columns of bacmr_attach)");
     }
   }
   return {};
@@ -120,12 +138,28 @@ std::string word_problem(const Source& source, const char* column,
                          : "the enum " + type_text(type) + " lacks the value " + missing;
 }
 
-std::string unique_problem(const Source& source, const char* column) {
-  if (!is_plain(source) || has_unique_index(source, column)) {
+// Whether the key alone can be unique: across partitions or shards an index is unique only
+// together with the columns by which they are told apart, which for money is the user. So it is for
+// one shard, too.
+bool is_sharded(const Source& source) {
+  return source.given || source.kind == RELKIND_PARTITIONED_TABLE || pg::is_distributed(source.oid);
+}
+
+// `owner`: the column of the user where `column` is another one, else nullptr.
+std::string unique_problem(const Source& source, const char* column, const char* owner) {
+  const char* other = owner != nullptr && is_sharded(source) ? owner : nullptr;
+  if (!is_plain(source) || has_unique_index(source, column, other)) {
     return {};
   }
-  return "it has no unique index on " + source.col(column) + " alone (CREATE UNIQUE INDEX ON " +
-         source.sql_name() + " (" + source.col(column) + "))";
+  // With foreign partitions a table can have no unique index; those that hold the rows have theirs.
+  if (source.kind == RELKIND_PARTITIONED_TABLE && !foreign_member(source).empty()) {
+    return {};
+  }
+  const std::string columns =
+      source.col(column) + (other != nullptr ? ", " + source.col(other) : "");
+  return "it has no unique index on " + source.col(column) +
+         (other != nullptr ? ", alone or with " + source.col(other) : " alone") +
+         " (CREATE UNIQUE INDEX ON " + source.sql_name() + " (" + columns + "))";
 }
 
 // Expiry writes one ledger row a reservation: a column that it does not know must not need a value.
@@ -192,7 +226,7 @@ std::string own_problem(const Source& source) {
   }
   if (source.source == "wallet") {
     return first_of({key_problem(source, "user_id"), amount_problem(source, "token_balance"),
-                     unique_problem(source, "user_id")});
+                     unique_problem(source, "user_id", nullptr)});
   }
   if (source.source == "wallet_ledger") {
     return first_of({key_problem(source, "user_id"), amount_problem(source, "delta"),
@@ -203,7 +237,7 @@ std::string own_problem(const Source& source) {
     return first_of({key_problem(source, "id"), key_problem(source, "user_id"),
                      amount_problem(source, "amount"),
                      word_problem(source, "status", {"reserved", "expired"}),
-                     timestamp_problem(source), unique_problem(source, "id")});
+                     timestamp_problem(source), unique_problem(source, "id", "user_id")});
   }
   return first_of({key_problem(source, "id")});
 }
@@ -227,19 +261,22 @@ std::string write_problem(const Source& source) {
   if (source.kind == RELKIND_FOREIGN_TABLE) {
     return "it is a foreign table, whose rows cannot be locked without waiting";
   }
+  if (const std::string member = foreign_member(source); !member.empty()) {
+    return "its partition " + member +
+           " is a foreign table, whose rows cannot be locked without waiting";
+  }
+  if (pg::is_distributed(source.oid)) {
+    return "it is a distributed table of Citus, whose rows cannot be locked across its shards";
+  }
   pg::Spi spi;
+  // A publisher may feed a partition through its parent.
   const pg::Rows rows = spi.query(
       "WITH RECURSIVE tree(oid) AS (SELECT $1 UNION SELECT inhrelid FROM pg_inherits JOIN tree"
       "  ON inhparent = oid)"
-      " SELECT (SELECT oid::regclass::text FROM tree JOIN pg_class USING (oid)"
-      "          WHERE relkind = 'f' ORDER BY 1 LIMIT 1),"
-      "        EXISTS (SELECT FROM pg_subscription_rel JOIN tree ON srrelid = oid)",
+      " SELECT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid IN (SELECT oid FROM tree"
+      "  UNION ALL SELECT pg_partition_ancestors($1)))",
       {pg::Param::oid(source.oid)});
-  if (!rows.is_null(0, 0)) {
-    return "its partition " + rows.text(0, 0) +
-           " is a foreign table, whose rows cannot be locked without waiting";
-  }
-  if (rows.boolean(0, 1)) {
+  if (rows.boolean(0, 0)) {
     return "a logical replication subscription feeds it: rows written here would collide with "
            "those of the publisher";
   }
