@@ -210,7 +210,21 @@ std::string comparison_query(const sources::Source& wallet, const sources::Sourc
          "  OR coalesce(w.balance, 0) <> coalesce(l.total, 0)";
 }
 
+// A count over partitions is done where the rows are only if it is grouped by what divides them.
+std::string count_query(const sources::Source& source) {
+  if (source.foreign_member.empty()) {
+    return "(SELECT count(*) FROM " + source.sql_name() + ")";
+  }
+  return "(SELECT coalesce(sum(n), 0)::bigint FROM (SELECT count(*) AS n FROM " +
+         source.sql_name() + " GROUP BY " + source.col("user_id") + ") g)";
+}
+
 }  // namespace
+
+void plan_by_partition(pg::PinnedSettings& settings) {
+  settings.set("enable_partitionwise_aggregate", "on");
+  settings.set("enable_partitionwise_join", "on");
+}
 
 BalanceTotals compare_balances(const sources::Source& wallet, const sources::Source& ledger,
                                const Report& report) {
@@ -232,7 +246,8 @@ BalanceTotals compare_balances(const sources::Source& wallet, const sources::Sou
 BalanceTotals compare_balances_by_sql(const sources::Source& wallet, const sources::Source& ledger,
                                       const UserFilter* filter, const Report& report) {
   // Pinned anew: code of a view that was read before may have changed what an outer pin had set.
-  const pg::PinnedSettings settings;
+  pg::PinnedSettings settings;
+  plan_by_partition(settings);
   BalanceTotals totals;
   pg::Spi spi;
   {
@@ -256,8 +271,7 @@ BalanceTotals compare_balances_by_sql(const sources::Source& wallet, const sourc
     }
   }
   if (filter == nullptr) {
-    const pg::Rows counts = spi.query("SELECT (SELECT count(*) FROM " + wallet.sql_name() +
-                                          "), (SELECT count(*) FROM " + ledger.sql_name() + ")",
+    const pg::Rows counts = spi.query("SELECT " + count_query(wallet) + ", " + count_query(ledger),
                                       {}, pg::Spi::Access::kReadOnly);
     totals.wallets = counts.int8(0, 0);
     totals.ledger_rows = counts.int8(0, 1);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "pg/security.hpp"
 #include "sources/source.hpp"
 
 namespace jobs {
@@ -32,5 +33,9 @@ struct UserFilter {
 BalanceTotals compare_balances_by_sql(const sources::Source& wallet, const sources::Source& ledger,
                                       const UserFilter* filter,
                                       const std::function<void(Finding)>& report);
+
+// For queries over tables whose partitions may be on other servers: aggregates and joins by user
+// happen there, partition by partition, and not on rows that were fetched for it.
+void plan_by_partition(pg::PinnedSettings& settings);
 
 }  // namespace jobs

@@ -235,7 +235,8 @@ void Export::describe_server() {
   const pg::Rows rows = spi.query(
       "SELECT $1::regclass::text,"
       " to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),"
-      " pg_current_wal_insert_lsn()::text,"
+      " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+      "  ELSE pg_current_wal_insert_lsn() END::text,"
       " current_setting('server_version'), current_setting('server_encoding')",
       {pg::Param::oid(request_.relation)});
   manifest_.relation = utf8(rows.text(0, 0));

@@ -19,6 +19,8 @@ namespace {
 
 Datum export_function(const pg::Args& args, const pg::Extension& extension,
                       const ExportRequest& request) {
+  // A standby can write files, and nothing into the database: there is no run.
+  const bool standby = pg::in_recovery();
   FunctionRun run;
   core::Manifest manifest;
   std::string path;
@@ -26,7 +28,11 @@ Datum export_function(const pg::Args& args, const pg::Extension& extension,
   {
     const pg::ExportSettings settings;
     const pg::Spi spi;
-    run = start_function_run(extension, Job::kExport);
+    if (standby) {
+      run.request_id = new_request_id();
+    } else {
+      run = start_function_run(extension, Job::kExport);
+    }
     Export exported(request, run.request_id);
     exported.open_store();
     {
@@ -36,10 +42,12 @@ Datum export_function(const pg::Args& args, const pg::Extension& extension,
     exported.upload();
     core::JsonObject detail;
     exported.describe(detail);
-    finish_run(extension, run.id, {RunStatus::kSucceeded, detail.str(), std::nullopt});
-    publish_exports(extension);
-    publish_last_success(extension);
-    tidy_history(extension, run.request_id);
+    if (!standby) {
+      finish_run(extension, run.id, {RunStatus::kSucceeded, detail.str(), std::nullopt});
+      publish_exports(extension);
+      publish_last_success(extension);
+      tidy_history(extension, run.request_id);
+    }
     pg::log_line(pg::LogLevel::kInfo, "export written", detail.str(), run.request_id);
     manifest = exported.manifest();
     path = pg::to_database_text(exported.path());
@@ -48,7 +56,7 @@ Datum export_function(const pg::Args& args, const pg::Extension& extension,
     }
   }
   // Not before SPI has ended, which takes along what was allocated meanwhile.
-  const std::vector<pg::Value> values = {pg::Value::int8(run.id),
+  const std::vector<pg::Value> values = {standby ? pg::Value{} : pg::Value::int8(run.id),
                                          pg::Value::text(path),
                                          pg::Value::text(url),
                                          pg::Value::int8(static_cast<std::int64_t>(manifest.rows)),

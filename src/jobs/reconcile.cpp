@@ -13,6 +13,7 @@
 #include "jobs/finding.hpp"
 #include "jobs/gauges.hpp"
 #include "jobs/job_run.hpp"
+#include "jobs/reconcile_standby.hpp"
 #include "jobs/reservation_checks.hpp"
 #include "pg/entry.hpp"
 #include "pg/log.hpp"
@@ -63,6 +64,21 @@ void compare_size(const char* table, std::int64_t before, std::int64_t now,
   if (now < before - now) {
     result.warnings.push_back(std::string(table) + " has " + std::to_string(now) +
                               " rows, the previous run counted " + std::to_string(before));
+  }
+}
+
+// Without a fresh transaction a remote server would show the same rows again, and confirm anything.
+void require_local(const sources::Sources& all) {
+  for (const sources::Source& source : all.all()) {
+    if (source.source != "chunks" && !source.foreign_member.empty()) {
+      throw core::Error(
+          core::sqlstate::kFeatureNotSupported,
+          "recheck_after needs a transaction of its own for " + source.sql_name(),
+          "Rows of " + source.foreign_member +
+              " are on another server, which shows one transaction the same rows twice.",
+          "CALL bacmr_run_job('reconcile', '{\"recheck_after\": \"5 seconds\"}'), which commits "
+          "between the two looks.");
+    }
   }
 }
 
@@ -190,10 +206,7 @@ std::string summary(const Reconciliation& result) {
          result.drift + " tokens";
 }
 
-Reconciliation reconcile(const pg::Extension& extension, std::int64_t run_id,
-                         std::int64_t recheck_after_us) {
-  Reconciliation result;
-  result.run_id = run_id;
+Look look(const pg::Extension& extension, std::int64_t run_id) {
   const sources::Sources all = sources::Sources::load_locked(extension);
   const auto& wallet = all.require("wallet", "reconcile");
   const auto& ledger = all.require("wallet_ledger", "reconcile");
@@ -208,13 +221,20 @@ Reconciliation reconcile(const pg::Extension& extension, std::int64_t run_id,
     check_reservations(all, now, nullptr, report);
     sink.flush();
   }
-  if (recheck_after_us > 0) {
-    pg::wait_interruptibly(recheck_after_us);
-    recheck(extension, all, run_id);
-  }
+  return {totals.wallets, totals.ledger_rows, totals.method, totals.workers};
+}
 
-  result.wallets = totals.wallets;
-  result.ledger_rows = totals.ledger_rows;
+void look_again(const pg::Extension& extension, std::int64_t run_id,
+                std::int64_t recheck_after_us) {
+  pg::wait_interruptibly(recheck_after_us);
+  recheck(extension, sources::Sources::load_locked(extension), run_id);
+}
+
+Reconciliation sum_up(const pg::Extension& extension, std::int64_t run_id, const Look& look) {
+  Reconciliation result;
+  result.run_id = run_id;
+  result.wallets = look.wallets;
+  result.ledger_rows = look.ledger_rows;
   std::string by_kind;
   count_findings(extension, result, by_kind);
   if (const PreviousCounts before = previous_counts(extension, run_id); before.known) {
@@ -231,11 +251,18 @@ Reconciliation reconcile(const pg::Extension& extension, std::int64_t run_id,
                       .number("discrepancies", result.discrepancies)
                       .raw("drift", result.drift_json)
                       .raw("kinds", by_kind)
-                      .text("method", totals.method)
-                      .number("parallel_workers", totals.workers)
+                      .text("method", look.method)
+                      .number("parallel_workers", look.workers)
                       .raw("warnings", warnings.str())
                       .str();
   return result;
+}
+
+void forget_findings(const pg::Extension& extension, std::int64_t run_id) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  spi.query("DELETE FROM " + extension.object("bacmr_discrepancy") + " WHERE run_id = $1",
+            {pg::Param::int8(run_id)});
 }
 
 void conclude(const pg::Extension& extension, Reconciliation& result,
@@ -297,15 +324,28 @@ Datum reconcile_function(pg::Args args) {
   const std::int64_t recheck_after = checked_recheck_after(args.interval_us(0));
   const pg::Extension extension = pg::require_extension();
   Reconciliation result;
+  std::optional<std::int64_t> run_id;
   {
     const pg::PinnedSettings settings;
-    const FunctionRun run = start_function_run(extension, Job::kReconcile);
-    result = reconcile(extension, run.id, recheck_after);
-    conclude(extension, result, run.request_id);
-    tidy_history(extension, run.request_id);
+    if (recheck_after > 0) {
+      require_local(sources::Sources::load(extension));
+    }
+    if (pg::in_recovery()) {
+      result = reconcile_on_standby(extension, recheck_after, new_request_id());
+    } else {
+      const FunctionRun run = start_function_run(extension, Job::kReconcile);
+      run_id = run.id;
+      const Look first = look(extension, run.id);
+      if (recheck_after > 0) {
+        look_again(extension, run.id, recheck_after);
+      }
+      result = sum_up(extension, run.id, first);
+      conclude(extension, result, run.request_id);
+      tidy_history(extension, run.request_id);
+    }
   }
   return pg::record(args,
-                    {pg::Value::int8(result.run_id), pg::Value::int8(result.wallets),
+                    {pg::Value::int8(run_id), pg::Value::int8(result.wallets),
                      pg::Value::int8(result.ledger_rows), pg::Value::int8(result.discrepancies),
                      pg::Value::numeric(result.drift)});
 }

@@ -56,12 +56,11 @@ std::string open_reservations_query(const Check& check) {
          "SELECT r." +
          r.col("user_id") + "::text AS user_id, jsonb_build_object('reservation_id', r." +
          r.col("id") + "::text, 'amount', " + amount + ", 'expires_at', " + expires +
-         ")::text AS detail, w.present IS NULL AS orphan, (" + expires + " IS NULL OR r." +
-         r.col("id") + " IS NULL OR NOT coalesce(" + r.payable("amount", "r.") +
+         ")::text AS detail, w." + check.wallet.col("user_id") + " IS NULL AS orphan, (" + expires +
+         " IS NULL OR r." + r.col("id") + " IS NULL OR NOT coalesce(" + r.payable("amount", "r.") +
          ", false)) AS invalid, coalesce(" + expires + " < $1 - " + kStaleAfter +
-         ", false) AS stale FROM " + r.sql_name() + " r LEFT JOIN (SELECT " +
-         check.wallet.col("user_id") + " AS user_id, true AS present FROM " +
-         check.wallet.sql_name() + ") w ON w.user_id = r." + r.col("user_id") + " WHERE r." +
+         ", false) AS stale FROM " + r.sql_name() + " r LEFT JOIN " + check.wallet.sql_name() +
+         " w ON w." + check.wallet.col("user_id") + " = r." + r.col("user_id") + " WHERE r." +
          r.col("status") + " = 'reserved'" + check.user_filter(r, "r") +
          ") q, LATERAL (VALUES ('orphan_reservation', q.orphan), ('invalid_reservation', "
          "q.invalid),"
@@ -134,7 +133,8 @@ void check_reservations(const sources::Sources& all, std::int64_t now, const Use
   }
   const Check check{all.require("wallet", "reconcile"), all.require("wallet_ledger", "reconcile"),
                     all.require("reservations", "reconcile"), filter};
-  const pg::PinnedSettings settings;  // anew, as in compare_balances_by_sql
+  pg::PinnedSettings settings;  // anew, as in compare_balances_by_sql
+  plan_by_partition(settings);
   pg::Spi spi;
   std::vector<std::string> queries = {open_reservations_query(check)};
   if (check.reservations.refund && check.ledger.has("reservation_id")) {

@@ -17,11 +17,13 @@
 #include "jobs/pacing.hpp"
 #include "jobs/pause.hpp"
 #include "jobs/reconcile.hpp"
+#include "jobs/reconcile_standby.hpp"
 #include "jobs/reindex_work.hpp"
 #include "jobs/run_export.hpp"
 #include "jobs/verify.hpp"
 #include "net/service.hpp"
 #include "pg/entry.hpp"
+#include "pg/log.hpp"
 #include "pg/security.hpp"
 #include "pg/snapshot.hpp"
 #include "pg/spi.hpp"
@@ -178,15 +180,63 @@ void run_reconcile(pg::Spi& spi, const pg::Extension& extension, std::int64_t re
     return;
   }
   Reconciliation result;
-  run.perform([&] {
-    result = reconcile(extension, run.id(), recheck_after);
+  Look first;
+  const auto end = [&] {
+    result = sum_up(extension, run.id(), first);
     conclude(extension, result, run.request_id());
-  });
+  };
+  if (recheck_after == 0) {
+    run.perform([&] {
+      first = look(extension, run.id());
+      end();
+    });
+  } else {
+    run.perform([&] { first = look(extension, run.id()); });
+    try {
+      run.perform([&] {
+        look_again(extension, run.id(), recheck_after);
+        end();
+      });
+    } catch (...) {
+      forget_findings(extension, run.id());
+      spi.commit();
+      throw;
+    }
+  }
   if (result.discrepancies > 0) {
     throw core::Error(core::sqlstate::kRaiseException, summary(result),
                       "By kind: " + result.kinds + "." +
                           (result.report_path.empty() ? "" : " Report: " + result.report_path),
                       "SELECT * FROM bacmr_discrepancy WHERE run_id = " + std::to_string(run.id()));
+  }
+}
+
+// Where nothing can be written, a reconciliation is all that is of use.
+void run_on_standby(pg::Spi& spi, const pg::Extension& extension, Job job,
+                    std::int64_t recheck_after) {
+  if (job != Job::kReconcile) {
+    throw core::Error("25006",
+                      std::string("the job \"") + name_of(job) + "\" cannot run on a standby",
+                      "It writes into the database.",
+                      "Run it on the primary. On a standby there are bacmr_reconcile(), "
+                      "bacmr_export_chunks(), bacmr_export(), and this job for reconcile.");
+  }
+  Reconciliation result;
+  std::string request_id;
+  {
+    const pg::PinnedSettings settings;
+    if (const auto paused = pause_reason(extension, name_of(job))) {
+      pg::notice_client("the job \"reconcile\" was skipped: it is paused: " + *paused);
+      return;
+    }
+    request_id = new_request_id();
+    result = reconcile_on_standby(extension, recheck_after, request_id);
+  }
+  spi.commit();
+  if (result.discrepancies > 0) {
+    throw core::Error(core::sqlstate::kRaiseException, summary(result),
+                      "By kind: " + result.kinds + ".",
+                      "The findings are in this server's log, request id " + request_id + ".");
   }
 }
 
@@ -325,6 +375,10 @@ Datum run_job(pg::Args args) {
   const Request request = check_arguments(job, arguments);
   pg::Spi spi(pg::Spi::Commit::kAllowed);
   const pg::Extension extension = pg::require_extension();
+  if (pg::in_recovery()) {
+    run_on_standby(spi, extension, job, request.recheck_after_us);
+    return pg::void_result();
+  }
   std::optional<std::string> paused;
   {
     const pg::PinnedSettings settings;

@@ -3,6 +3,10 @@
 #include "core/error.hpp"
 #include "pg/spi.hpp"
 
+extern "C" {
+#include "access/xlog.h"
+}
+
 #ifndef BACMR_OPS_VERSION
 #error "the build defines BACMR_OPS_VERSION, from the control file"
 #endif
@@ -35,6 +39,10 @@ Extension require_extension() {
                       "Run CREATE EXTENSION bacmr_ops.");
   }
   return *extension;
+}
+
+bool in_recovery() {
+  return call([] { return RecoveryInProgress(); });
 }
 
 }  // namespace pg

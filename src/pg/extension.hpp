@@ -22,6 +22,9 @@ std::optional<Extension> find_extension();
 // The same, or an error (55000).
 Extension require_extension();
 
+// Whether this server is a standby, which can write nothing.
+bool in_recovery();
+
 // The version of the library.
 extern const char* const kLibraryVersion;
 

@@ -49,6 +49,7 @@ struct Source {
   std::vector<std::string> lost_columns;  // attached with the table, but no longer there
   bool refund = true;                     // reservations: see bacmr_attach
   std::string since;                      // reservations: a timestamptz, as text
+  std::string foreign_member;             // itself or one below it that is a foreign table, or ''
   bool given = false;                     // named by the caller of a job, in place of the attached
 
   // What is wrong for every job, and what is wrong for expiry alone; '' if nothing.

@@ -68,7 +68,10 @@ bool has_unique_index(const Source& source, const char* column, const char* othe
 }
 
 // The name of a foreign table among the table and what is below it; '' where there is none.
-std::string foreign_member(const Source& source) {
+std::string find_foreign_member(const Source& source) {
+  if (source.kind == RELKIND_RELATION && !source.has_children) {
+    return {};
+  }
   pg::Spi spi;
   return spi
       .query(
@@ -152,7 +155,7 @@ std::string unique_problem(const Source& source, const char* column, const char*
     return {};
   }
   // With foreign partitions a table can have no unique index; those that hold the rows have theirs.
-  if (source.kind == RELKIND_PARTITIONED_TABLE && !foreign_member(source).empty()) {
+  if (!source.foreign_member.empty()) {
     return {};
   }
   const std::string columns =
@@ -261,8 +264,8 @@ std::string write_problem(const Source& source) {
   if (source.kind == RELKIND_FOREIGN_TABLE) {
     return "it is a foreign table, whose rows cannot be locked without waiting";
   }
-  if (const std::string member = foreign_member(source); !member.empty()) {
-    return "its partition " + member +
+  if (!source.foreign_member.empty()) {
+    return "its partition " + source.foreign_member +
            " is a foreign table, whose rows cannot be locked without waiting";
   }
   if (pg::is_distributed(source.oid)) {
@@ -301,6 +304,7 @@ void validate(std::vector<Source>& all) {
   };
   for (Source& source : all) {
     if (source.exists()) {
+      source.foreign_member = find_foreign_member(source);
       source.problem = own_problem(source);
     }
   }
