@@ -18,7 +18,7 @@ Datum active_namespace(pg::Args args) {
   std::string active = space;
   {
     const pg::Spi connection;
-    const pg::Extension extension = pg::require_extension();
+    const pg::Extension extension = pg::require_extension_of_any_version();
     const pg::AsExtensionOwner owner(extension.owner);
     pg::Spi spi;
     const pg::Rows rows =

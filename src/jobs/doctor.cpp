@@ -46,7 +46,6 @@ class Doctor {
       : extension_(extension), sources_(sources::Sources::load(extension)) {}
 
   std::vector<Finding> examine() {
-    check_versions();
     check_preload();
     check_sources();
     check_indexes();
@@ -82,16 +81,6 @@ class Doctor {
   const sources::Source* usable(const char* source) const {
     const sources::Source* found = sources_.find(source);
     return found != nullptr && found->exists() && found->problem.empty() ? found : nullptr;
-  }
-
-  void check_versions() {
-    if (extension_.version != pg::kLibraryVersion) {
-      add("versions", "error",
-          "the SQL objects are of version " + extension_.version + ", the library of " +
-              pg::kLibraryVersion,
-          "ALTER EXTENSION bacmr_ops UPDATE; -- or restart the server, if the library is the "
-          "older");
-    }
   }
 
   void check_preload() {
@@ -431,9 +420,15 @@ class Doctor {
 Datum doctor_function(pg::Args args) {
   std::vector<Finding> findings;
   {
-    const pg::Extension extension = pg::require_extension();
+    const pg::Extension extension = pg::require_extension_of_any_version();
     const pg::AsExtensionOwner owner(extension.owner);
-    findings = Doctor(extension).examine();
+    // The other checks read tables that may not be what this library knows.
+    if (const auto problem = pg::version_problem(extension)) {
+      findings = {{"versions", "error", problem->finding,
+                   problem->library_is_older ? problem->hint : "ALTER EXTENSION bacmr_ops UPDATE"}};
+    } else {
+      findings = Doctor(extension).examine();
+    }
   }
   pg::ResultSet result(args);
   for (const Finding& finding : findings) {

@@ -191,7 +191,7 @@ Definition require_definition(const std::string& name) {
     return *known;
   }
   const pg::PinnedSettings settings;
-  const pg::Extension extension = pg::require_extension();
+  const pg::Extension extension = pg::require_extension_of_any_version();
   if (const auto stored = stored_definition(extension, name)) {
     make_known(*stored);
     if (const auto known = find_definition(name)) {

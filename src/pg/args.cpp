@@ -1,6 +1,7 @@
 #include "pg/args.hpp"
 
 #include "core/error.hpp"
+#include "pg/extension.hpp"
 #include "pg/guard.hpp"
 
 extern "C" {
@@ -11,6 +12,16 @@ extern "C" {
 }
 
 namespace pg {
+
+void refuse_definition() {
+  throw core::Error("42P13",
+                    std::string("the SQL definition of the function does not fit the library of "
+                                "bacmr_ops, which is of version ") +
+                        kLibraryVersion,
+                    {},
+                    "Run ALTER EXTENSION bacmr_ops UPDATE; if the library is the older, install "
+                    "that of the same version, and restart the server.");
+}
 
 void Args::require(int i, const char* name) const {
   if (is_null(i)) {

@@ -10,13 +10,16 @@
 
 namespace pg {
 
+// An error (42P13): the SQL objects declare a function otherwise than this library has it.
+[[noreturn]] void refuse_definition();
+
 class Args {
  public:
   explicit Args(FunctionCallInfo fcinfo) : fcinfo_(fcinfo) {}
 
   FunctionCallInfo fcinfo() const { return fcinfo_; }
-  bool is_null(int i) const { return fcinfo_->args[i].isnull; }
-  Datum datum(int i) const { return fcinfo_->args[i].value; }
+  bool is_null(int i) const { return argument(i).isnull; }
+  Datum datum(int i) const { return argument(i).value; }
 
   // The value, or an error (22004) that names the argument, for arguments that must be given.
   std::string text(int i, const char* name) const;
@@ -42,6 +45,13 @@ class Args {
   }
 
  private:
+  // SQL objects of another version may give fewer.
+  const NullableDatum& argument(int i) const {
+    if (i >= fcinfo_->nargs) {
+      refuse_definition();
+    }
+    return fcinfo_->args[i];
+  }
   void require(int i, const char* name) const;
   FunctionCallInfo fcinfo_;
 };

@@ -1,6 +1,7 @@
 #include "pg/extension.hpp"
 
 #include "core/error.hpp"
+#include "core/version_order.hpp"
 #include "pg/spi.hpp"
 
 extern "C" {
@@ -32,6 +33,15 @@ std::optional<Extension> find_extension() {
 }
 
 Extension require_extension() {
+  Extension extension = require_extension_of_any_version();
+  if (const auto problem = version_problem(extension)) {
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState, problem->finding, {},
+                      problem->hint);
+  }
+  return extension;
+}
+
+Extension require_extension_of_any_version() {
   auto extension = find_extension();
   if (!extension) {
     throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
@@ -43,6 +53,21 @@ Extension require_extension() {
 
 bool in_recovery() {
   return call([] { return RecoveryInProgress(); });
+}
+
+std::optional<VersionProblem> version_problem(const Extension& extension) {
+  if (extension.version == kLibraryVersion) {
+    return std::nullopt;
+  }
+  VersionProblem problem{core::is_older(kLibraryVersion, extension.version),
+                         "the SQL objects of bacmr_ops in this database are of version " +
+                             extension.version + ", its library of version " + kLibraryVersion,
+                         "Run ALTER EXTENSION bacmr_ops UPDATE in this database."};
+  if (problem.library_is_older) {
+    problem.hint = "Install the library of version " + extension.version +
+                   ", and restart the server: one that was loaded is not replaced before that.";
+  }
+  return problem;
 }
 
 }  // namespace pg

@@ -105,9 +105,7 @@ Datum record(const Args& args, const std::vector<Value>& values) {
     return BlessTupleDesc(found);
   });
   if (shape == nullptr || static_cast<std::size_t>(shape->natts) != values.size()) {
-    throw core::Error("42P13",
-                      "the SQL definition of the function does not fit the library of bacmr_ops",
-                      {}, "Run ALTER EXTENSION bacmr_ops UPDATE.");
+    refuse_definition();
   }
   return call([&] {
     return HeapTupleGetDatum(
@@ -125,9 +123,7 @@ void ResultSet::row(const std::vector<Value>& values) {
   std::vector<char> nulls;
   split(values, datums, nulls);
   if (static_cast<std::size_t>(info_->setDesc->natts) != values.size()) {
-    throw core::Error("42P13",
-                      "the SQL definition of the function does not fit the library of bacmr_ops",
-                      {}, "Run ALTER EXTENSION bacmr_ops UPDATE.");
+    refuse_definition();
   }
   call([&] {
     tuplestore_putvalues(info_->setResult, info_->setDesc, datums.data(),

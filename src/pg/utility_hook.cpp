@@ -1,6 +1,7 @@
 #include "pg/utility_hook.hpp"
 
 #include "pg/compat.hpp"
+#include "pg/extension.hpp"
 
 extern "C" {
 #include "commands/dbcommands.h"
@@ -92,6 +93,17 @@ bool changes_extension(Node* command) {
   }
 }
 
+// A script that names a function which the library lacks: Postgres' own message does not say which
+// library that is, nor why.
+void name_the_library(void*) {
+  if (geterrcode() == ERRCODE_UNDEFINED_FUNCTION) {
+    errcontext(
+        "the library of bacmr_ops that this server has loaded is of version %s; where a newer one "
+        "is installed, restart the server",
+        kLibraryVersion);
+  }
+}
+
 void call_next(PlannedStmt* statement, const char* query, bool read_only_tree,
                ProcessUtilityContext context, ParamListInfo params, QueryEnvironment* environment,
                DestReceiver* receiver, QueryCompletion* completion) {
@@ -109,6 +121,11 @@ void on_utility(PlannedStmt* statement, const char* query, bool read_only_tree,
     watch.before_exclusive(database);
   } else if (changes_extension(command)) {
     watch.extension_changed();
+    ErrorContextCallback in_context{error_context_stack, name_the_library, nullptr};
+    error_context_stack = &in_context;
+    call_next(statement, query, read_only_tree, context, params, environment, receiver, completion);
+    error_context_stack = in_context.previous;
+    return;
   }
   call_next(statement, query, read_only_tree, context, params, environment, receiver, completion);
 }

@@ -33,7 +33,7 @@ void work() {
     const pg::TransactionSnapshot snapshot;
     extension = pg::find_extension();
   }
-  if (extension) {
+  if (extension && !pg::version_problem(*extension)) {
     jobs::work_on_reindex_jobs(spi, *extension, std::nullopt, std::nullopt);
   }
 }

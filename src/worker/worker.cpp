@@ -77,6 +77,7 @@ struct Situation {
   pg::Extension extension;
   State state = State::kIdle;    // kIdle: there is work to look for
   std::string obstacle;          // kUnfit: why nothing can be expired
+  bool other_version = false;    // nor anything else: library and SQL objects do not fit
   Oid table_owner = InvalidOid;  // of the reservations, where they are attached
 };
 
@@ -104,6 +105,13 @@ Situation look_around() {
   }
   Situation result;
   result.extension = *extension;
+  if (const auto problem = pg::version_problem(*extension)) {
+    result.state = State::kUnfit;
+    result.obstacle = problem->finding + ". " + problem->hint;
+    result.other_version = true;
+    transaction.commit();
+    return result;
+  }
   {
     pg::PinnedSettings settings;
     yield_locks(settings);
@@ -268,6 +276,13 @@ class Worker {
   State tick(Clock::time_point& next) {
     begin_work();
     const Situation situation = look_around();
+    if (situation.other_version) {
+      // Its tables are not touched. ALTER EXTENSION wakes this worker, a restart ends it.
+      situation_.reset();
+      report_obstacle(situation.obstacle);
+      shared::publish_tick(GetCurrentTimestamp(), false, situation.obstacle);
+      return situation.state;
+    }
     situation_ = situation;
     if (!counters_begun_) {
       begin_counters();

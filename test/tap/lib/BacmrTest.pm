@@ -19,10 +19,12 @@ our @EXPORT = qw(
 # Generous: it only decides how long a failure takes to show.
 use constant DEADLINE_S => 45;
 
-# A server that preloads bacmr_ops; %options: preload (other libraries), streaming, conf (lines).
+# A server that preloads bacmr_ops; %options: preload (other libraries), streaming, conf (lines),
+# install_path (of another installation).
 sub new_server {
     my ($name, %options) = @_;
-    my $node = PostgreSQL::Test::Cluster->new($name);
+    my $node = PostgreSQL::Test::Cluster->new($name,
+        $options{install_path} ? (install_path => $options{install_path}) : ());
     $node->init(
         allows_streaming => $options{streaming} // 0,
         extra => [ '--locale=C', '--encoding=UTF8' ]);
