@@ -61,6 +61,9 @@ help:
 	@echo 'make fuzz         what reads bytes from outside, on inputs that libFuzzer makes (FUZZ_SECONDS=60)'
 	@echo 'make lint         format, warnings of two compilers, clang-tidy, shellcheck, house rules'
 	@echo 'make format       rewrite the sources with clang-format'
+	@echo 'make deb          a Debian package for each server version, into build/deb'
+	@echo 'make test-deb     and its test in a clean root folder (as root, with debootstrap)'
+	@echo 'make dist         the archive for PGXN, of what is committed, into build/dist'
 	@echo 'make clean        remove everything built'
 
 deps:
@@ -80,10 +83,17 @@ bench:
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh
 
+deb:
+	@scripts/deb.sh
+test-deb:
+	@scripts/test-deb.sh
+dist:
+	@scripts/dist.sh
+
 lint:
 	@scripts/lint.sh
 format:
 	@scripts/lint.sh --format
 
 # `test`, `demo` and `bench` are folders too.
-.PHONY: help deps test test-unit test-monitoring test-sql test-isolation test-tap test-contract demo bench fuzz lint format
+.PHONY: help deps test test-unit test-monitoring test-sql test-isolation test-tap test-contract demo bench fuzz deb test-deb dist lint format

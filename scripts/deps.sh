@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the packages that building, testing and checking need, through apt.
 #
-#   scripts/deps.sh [build] [demo] [test] [npm] [lint] [fuzz]   (build, test and lint without an argument)
+#   scripts/deps.sh [build] [demo] [test] [npm] [lint] [fuzz] [deb]   (build, test and lint without an argument)
 #
 # Asks the local package database first: where nothing is missing it prints nothing and needs
 # neither the network nor root. PG=17 picks another server version than 15.
@@ -28,7 +28,9 @@ packages() {
     # libclang-rt: libFuzzer and the sanitizers of clang.
     fuzz) echo cmake make clang libclang-rt-dev pkg-config libssl-dev libzstd-dev zlib1g-dev \
         nlohmann-json3-dev ;;
-    *) die "unknown profile '$1' (known: build, demo, test, npm, lint, fuzz)" ;;
+    deb) echo build-essential debhelper fakeroot pkg-config libcurl4-openssl-dev libmicrohttpd-dev libssl-dev \
+        libzstd-dev zlib1g-dev nlohmann-json3-dev postgresql-server-dev-all ;;
+    *) die "unknown profile '$1' (known: build, demo, test, npm, lint, fuzz, deb)" ;;
     esac
 }
 

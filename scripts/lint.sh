@@ -159,6 +159,7 @@ main() {
     check 'PG_TRY only in src/pg' pg_try_only_in_pg
     check 'curl only in src/net' curl_only_in_net
     check 'SQL objects have a comment and a place in docs/reference.md' perl scripts/lint-sql.pl
+    check 'versions agree, and each released one has a way to this one' perl scripts/check-release.pl
     check 'nothing left to do in src and sql' no_leftovers
     check 'builds with g++, warnings as errors' build_gcc
     check 'builds with clang++, warnings as errors' build_clang
