@@ -434,6 +434,8 @@ class Worker {
     try {
       pg::WorkerTransaction transaction;
       jobs::prune_history(extension);
+      // A dump of the schema alone brings the triggers of a job, and not the job.
+      jobs::stop_capture_if_idle(extension);
       transaction.commit();
     } catch (const pg::Error& e) {
       if (e.is_interrupt()) {
