@@ -56,6 +56,7 @@ class Doctor {
     check_exports();
     check_services();
     check_secret_files();
+    check_subscriptions();
     check_pauses();
     check_runs();
     check_backlog();
@@ -324,6 +325,20 @@ class Doctor {
         add("services", "warning", file + " can be read by everybody", "chmod 600 " + path);
       }
     }
+  }
+
+  // The book-keeping of another database: its attachments make this one a copy, its run ids
+  // collide.
+  void check_subscriptions() {
+    add_rows("replication", "error",
+             "SELECT format('the subscription %I feeds %s, which is the extension''s own', subname,"
+             " srrelid::regclass), 'let the publication name the application''s tables only, then"
+             " ALTER SUBSCRIPTION ' || quote_ident(subname) || ' REFRESH PUBLICATION'"
+             " FROM pg_subscription_rel JOIN pg_subscription s ON s.oid = srsubid"
+             " WHERE EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid"
+             "  WHERE d.classid = 'pg_class'::regclass AND d.objid = srrelid"
+             "  AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'"
+             "  AND e.extname = 'bacmr_ops') ORDER BY 1");
   }
 
   void check_pauses() {

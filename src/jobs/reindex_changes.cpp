@@ -10,10 +10,7 @@
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "pg/subtransaction.hpp"
-
-extern "C" {
-#include "access/xlog.h"
-}
+#include "sources/identity.hpp"
 
 namespace jobs {
 namespace {
@@ -123,11 +120,11 @@ void retire_foreign_jobs(const pg::Extension& extension) {
                            " SET capturing = false, status = CASE WHEN status IN ('queued',"
                            " 'running', 'verifying') THEN 'paused' ELSE status END, error = 'it was"
                            " queued in the database that this one is a copy of: cancel it here, and"
-                           " queue a new one' WHERE (system_identifier <> $1 OR database_oid <> $2)"
+                           " queue a new one' WHERE " +
+                           sources::written_elsewhere("$1", "$2") +
                            " AND (capturing OR status IN ('queued', 'running', 'verifying'))"
                            " RETURNING job_id",
-                       {pg::Param::text(std::to_string(GetSystemIdentifier())),
-                        pg::Param::oid(MyDatabaseId)})
+                       {pg::Param::text(sources::cluster_identity()), pg::Param::oid(MyDatabaseId)})
                  .empty();
   }
   if (found) {

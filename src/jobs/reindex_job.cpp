@@ -6,9 +6,9 @@
 #include "pg/lock.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
+#include "sources/identity.hpp"
 
 extern "C" {
-#include "access/xlog.h"
 #include "utils/acl.h"
 }
 
@@ -20,8 +20,7 @@ constexpr const char* kColumns =
     " vector_store::text, model, dimensions, price::float8, batch_size, concurrency,"
     " max_cost::float8, status, role_name::text, total_chunks, processed_chunks, tokens_used,"
     " token_ratio, last_id, walked, capturing, expected, actual, verified_at IS NOT NULL,"
-    " swapped_at IS NOT NULL, cleaned_at IS NOT NULL, coalesce(error, ''), request_id,"
-    " system_identifier <> $2 OR database_oid <> $3";
+    " swapped_at IS NOT NULL, cleaned_at IS NOT NULL, coalesce(error, ''), request_id, ";
 
 std::optional<std::int64_t> maybe_int8(const pg::Rows& rows, int column) {
   return rows.is_null(0, column) ? std::nullopt : std::optional(rows.int8(0, column));
@@ -30,11 +29,11 @@ std::optional<std::int64_t> maybe_int8(const pg::Rows& rows, int column) {
 ReindexJob read_job(const pg::Extension& extension, std::int64_t id, const std::string& suffix) {
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
-  const pg::Rows rows =
-      spi.query(std::string("SELECT ") + kColumns + " FROM " +
-                    extension.object("bacmr_reindex_job") + " WHERE job_id = $1" + suffix,
-                {pg::Param::int8(id), pg::Param::text(std::to_string(GetSystemIdentifier())),
-                 pg::Param::oid(MyDatabaseId)});
+  const pg::Rows rows = spi.query(
+      std::string("SELECT ") + kColumns + sources::written_elsewhere("$2", "$3") + " FROM " +
+          extension.object("bacmr_reindex_job") + " WHERE job_id = $1" + suffix,
+      {pg::Param::int8(id), pg::Param::text(sources::cluster_identity()),
+       pg::Param::oid(MyDatabaseId)});
   if (rows.empty()) {
     throw core::Error(core::sqlstate::kUndefinedObject,
                       "there is no reindex job " + std::to_string(id), {},

@@ -24,10 +24,6 @@
 #include "pg/transaction_end.hpp"
 #include "sources/identity.hpp"
 
-extern "C" {
-#include "access/xlog.h"
-}
-
 namespace jobs {
 namespace {
 
@@ -276,7 +272,7 @@ std::int64_t insert_job(const pg::Extension& extension, const Request& request, 
        number(plan.price), pg::Param::int8(std::int64_t{request.batch_size}),
        pg::Param::int8(std::int64_t{request.concurrency}), number(request.max_cost),
        pg::Param::text(role), pg::Param::int8(plan.chunks), pg::Param::boolean(request.repair),
-       pg::Param::text(request_id), pg::Param::text(std::to_string(GetSystemIdentifier())),
+       pg::Param::text(request_id), pg::Param::text(sources::cluster_identity()),
        pg::Param::oid(MyDatabaseId)});
   return rows.int8(0, 0);
 }

@@ -17,7 +17,6 @@
 #include "sources/source.hpp"
 
 extern "C" {
-#include "access/xlog.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/lsyscache.h"
@@ -196,8 +195,8 @@ void store(const pg::Extension& extension, const Request& request) {
                 "   THEN s.attached_at ELSE excluded.attached_at END",
             {pg::Param::text(request.source), pg::Param::text(request.schema),
              pg::Param::text(request.relation), pg::Param::text(request.columns),
-             pg::Param::text(request.options),
-             pg::Param::text(std::to_string(GetSystemIdentifier())), pg::Param::oid(MyDatabaseId)});
+             pg::Param::text(request.options), pg::Param::text(cluster_identity()),
+             pg::Param::oid(MyDatabaseId)});
 }
 
 Source store_and_load(const pg::Extension& extension, const Request& request) {

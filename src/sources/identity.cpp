@@ -2,25 +2,77 @@
 
 #include "sources/identity.hpp"
 
+#include <fstream>
+#include <string_view>
+
+#include "pg/guard.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 
 extern "C" {
 #include "access/xlog.h"
+#include "miscadmin.h"
 }
 
 namespace sources {
+namespace {
+
+// What stands after `key` in a line of the file that a started backup leaves behind; '' without
+// one.
+std::string backup_label(std::string_view key) {
+  std::ifstream file(std::string(DataDir) + "/" + BACKUP_LABEL_OLD);
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(key)) {
+      const std::string rest = line.substr(key.size());
+      return rest.substr(0, rest.find(' '));
+    }
+  }
+  return {};
+}
+
+// '' unless the cluster still runs on the timeline on which its backup was made.
+std::string backup_start() {
+  const std::string start = backup_label("START WAL LOCATION: ");
+  if (start.empty()) {
+    return {};
+  }
+  const TimeLineID now = pg::call([] { return GetWALInsertionTimeLine(); });
+  return backup_label("START TIMELINE: ") == std::to_string(now) ? start : std::string();
+}
+
+std::string read_identity() {
+  const std::string identifier = std::to_string(GetSystemIdentifier());
+  const std::string start = backup_start();
+  return start.empty() ? identifier : identifier + "@" + start;
+}
+
+}  // namespace
+
+std::string cluster_identity() {
+  if (pg::call([] { return RecoveryInProgress(); })) {
+    return std::to_string(GetSystemIdentifier());
+  }
+  // Nothing changes it while the server runs.
+  static const std::string identity = read_identity();
+  return identity;
+}
+
+std::string written_elsewhere(const std::string& identity, const std::string& database) {
+  return "(split_part(system_identifier, '@', 1) <> split_part(" + identity +
+         ", '@', 1) OR database_oid <> " + database + " OR split_part(" + identity +
+         ", '@', 2) NOT IN ('', split_part(system_identifier, '@', 2)))";
+}
 
 void settle_identity(const pg::Extension& extension) {
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
   const std::string sources = extension.object("bacmr_source");
-  const pg::Param cluster = pg::Param::text(std::to_string(GetSystemIdentifier()));
+  const pg::Param cluster = pg::Param::text(cluster_identity());
   const pg::Param database = pg::Param::oid(MyDatabaseId);
   // FOR UPDATE: of two who notice it at once, the second finds it settled.
   const pg::Rows elsewhere =
-      spi.query("SELECT database_name, system_identifier FROM " + sources +
-                    " WHERE system_identifier <> $1 OR database_oid <> $2 LIMIT 1 FOR UPDATE",
+      spi.query("SELECT database_name, system_identifier FROM " + sources + " WHERE " +
+                    written_elsewhere("$1", "$2") + " LIMIT 1 FOR UPDATE",
                 {cluster, database});
   if (elsewhere.empty()) {
     return;

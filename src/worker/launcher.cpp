@@ -270,7 +270,10 @@ void install() {
   pg::set_wake(shared::wake);
   pg::set_release(shared::unhold_all);
   pg::watch_utility({shared::hold, pg::wake_worker_at_commit});
-  register_launcher();
+  // pg_upgrade starts servers to read what is there, and to make what will be replaced.
+  if (!IsBinaryUpgrade) {
+    register_launcher();
+  }
 }
 
 }  // namespace worker
