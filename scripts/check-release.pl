@@ -90,7 +90,8 @@ for my $path (glob 'sql/*.sql') {
       unless slurp($path) =~ /^\\echo .*\\quit$/m;
 }
 complain("there is no sql/bacmr_ops--$version.sql") unless $full{$version};
-for my $each (sort keys %full, keys %date_of) {
+my %known = map { $_ => 1 } keys %full, keys %date_of;
+for my $each (sort keys %known) {
     next if $each eq $version;
     complain("$each has no way to $version: sql/bacmr_ops--$each--....sql") unless reaches($each);
 }

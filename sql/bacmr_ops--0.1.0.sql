@@ -767,7 +767,8 @@ REVOKE ALL ON FUNCTION
   FROM PUBLIC;
 REVOKE ALL ON PROCEDURE bacmr_run_job(text, jsonb) FROM PUBLIC;
 
-GRANT USAGE ON SCHEMA @extschema@ TO pg_monitor;
+-- No GRANT on the schema, which is the user's: made by a script, it would count as the state that
+-- dumps start from, together with every privilege that the schema has by then, and those were lost.
 GRANT SELECT ON bacmr_sources, bacmr_status, bacmr_metrics, bacmr_reindex_status TO pg_monitor;
 GRANT EXECUTE ON FUNCTION
   bacmr_source_status(), bacmr_worker_status(), bacmr_library_version(), bacmr_metric_samples(),

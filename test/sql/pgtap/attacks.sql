@@ -51,6 +51,7 @@ SELECT lives_ok('SELECT * FROM app.bacmr_doctor()', 'the doctor looks around');
 SELECT lives_ok('SELECT * FROM app.bacmr_sources', 'the view bacmr_sources can be read');
 SELECT is_empty('SELECT * FROM app.called', 'and none of the planted functions has run');
 
+GRANT USAGE ON SCHEMA app TO pg_monitor;
 SELECT works_for('attacks_monitor', 'SELECT * FROM app.' || relation,
     'pg_monitor reads ' || relation || ' in an extension''s schema of its own')
   FROM unnest('{bacmr_status,bacmr_sources}'::text[]) relation;

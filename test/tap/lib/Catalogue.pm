@@ -155,7 +155,7 @@ SQL
     } @classes;
     push @queries, (
         q{SELECT 'dependency of ' || pg_describe_object(classid, objid, objsubid) || ' on '
-            || pg_describe_object(refclassid, refobjid, refobjsubid) || ' ' || deptype
+            || pg_describe_object(refclassid, refobjid, refobjsubid) || ' ' || deptype::text
           FROM pg_depend WHERE objid >= 16384 OR refobjid >= 16384},
         q{SELECT 'shared dependency of ' || classid::regclass || ' ' || objid || ' on ' || refobjid
           FROM pg_shdepend WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())},

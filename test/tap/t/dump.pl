@@ -29,6 +29,7 @@ ALTER TABLE wallet_ledger SET SCHEMA shop;
 ALTER TABLE reservations SET SCHEMA shop;
 ALTER TABLE chunks SET SCHEMA shop;
 ALTER TABLE shop.wallet RENAME COLUMN token_balance TO credits;
+GRANT USAGE ON SCHEMA "Ops x" TO dump_owner;
 CREATE EXTENSION bacmr_ops SCHEMA "Ops x";
 ALTER DATABASE $database SET search_path = shop, "Ops x", public;
 SET search_path = shop, "Ops x", public;
@@ -76,6 +77,8 @@ my %queries = (
     servers => q{SELECT srvname, srvowner::regrole,
         (SELECT string_agg(o, ',' ORDER BY o) FROM unnest(srvoptions) o), srvacl, fdwname FROM pg_foreign_server
         JOIN pg_foreign_data_wrapper w ON w.oid = srvfdw ORDER BY 1},
+    'privileges of schemas' => q{SELECT nspname, array(SELECT unnest(nspacl)::text ORDER BY 1)
+        FROM pg_namespace WHERE nspname IN ('shop', 'Ops x') ORDER BY 1},
     mappings => q{SELECT srvname, usename, umoptions FROM pg_user_mappings ORDER BY 1, 2},
     triggers => q{SELECT tgname, tgenabled, pg_get_triggerdef(t.oid),
         (SELECT string_agg(deptype::text, '' ORDER BY deptype) FROM pg_depend d

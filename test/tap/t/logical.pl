@@ -16,7 +16,7 @@ make_chunks($publisher, 'app', 'n', 50);
 $publisher->safe_psql('app', <<'SQL');
 CREATE PUBLICATION app FOR TABLE wallet, wallet_ledger, reservations, chunks;
 SQL
-my $source = $publisher->connstr('app');
+my $source = $publisher->connstr('app') =~ s/'/''/gr;
 $subscriber->safe_psql('app', "CREATE SUBSCRIPTION app CONNECTION '$source' PUBLICATION app");
 $subscriber->wait_for_subscription_sync($publisher, 'app', 'app');
 
@@ -66,15 +66,17 @@ await_job($subscriber, 'app', $job, 'completed', 'the job is done');
 # It notes changes until the swap; more of them arrive.
 $publisher->safe_psql('app', "UPDATE chunks SET content = 'changed once more' WHERE id = '$updated'");
 caught_up();
-$publisher->safe_psql('app', 'INSERT INTO chunks (namespace, content) SELECT \'n\', n::text FROM generate_series(1, 20) n');
+# One of them has the same text.
+$publisher->safe_psql('app', q{INSERT INTO chunks (namespace, content) SELECT 'n', n::text FROM generate_series(1, 19) n;
+    INSERT INTO chunks (namespace, content) VALUES ('n', 'changed once more')});
 caught_up();
 await_sql($subscriber, 'app', q{SELECT NOT EXISTS (SELECT FROM bacmr_chunk_change)}, 'changes after that are dealt with');
 is($subscriber->safe_psql('app', "SELECT bacmr_reindex_swap($job)"), 'n-v2', 'the swap');
 is($subscriber->safe_psql('app', q{SELECT expected, missing, extra, ok FROM bacmr_vectors_verify('n', 'bacmr_postgres')}),
     '70|0|0|t', 'no chunk is missing');
-is($subscriber->safe_psql('app', qq{SELECT (SELECT embedding FROM bacmr_vector WHERE id = '$updated' AND namespace = 'n-v2')
-        = (SELECT embedding FROM bacmr_embedding_cache WHERE text_hash = sha256('changed once more'))}), 't',
-    'and the last text of a changed one is what was embedded');
+is($subscriber->safe_psql('app', q{SELECT count(*), count(DISTINCT v.embedding) FROM bacmr_vector v
+        JOIN chunks c ON c.id::text = v.id AND v.namespace = 'n-v2' WHERE c.content = 'changed once more'}), '2|1',
+    'and what was embedded of a changed one is its last text');
 
 # TRUNCATE is replicated, too.
 $subscriber->safe_psql('app', q{SELECT bacmr_pause('reindex', 'for this test')});
@@ -95,7 +97,7 @@ is($subscriber->safe_psql('app', q{SELECT count(*) FROM bacmr_doctor() WHERE che
 $publisher->safe_psql('app', 'CREATE PUBLICATION everything FOR ALL TABLES');
 $subscriber->safe_psql('app', "CREATE SUBSCRIPTION everything CONNECTION '$source' PUBLICATION everything WITH (copy_data = false)");
 like($subscriber->safe_psql('app', q{SELECT string_agg(finding || ': ' || fix, ' ') FROM bacmr_doctor() WHERE check_name = 'replication'}),
-    qr/subscription everything feeds bacmr_source, .*ALTER SUBSCRIPTION everything REFRESH PUBLICATION/,
+    qr/subscription everything feeds (?:public\.)?bacmr_source, .*ALTER SUBSCRIPTION everything REFRESH PUBLICATION/,
     'the book-keeping of another database: the doctor says so');
 $subscriber->safe_psql('app', 'DROP SUBSCRIPTION everything');
 

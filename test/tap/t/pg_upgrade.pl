@@ -91,7 +91,8 @@ SQL
         reservations chunks);
     my %queries = (
         (map { $_ => "SELECT count(*), md5(string_agg(t::text, E'\\n' ORDER BY t::text)) FROM $_ t" } @tables),
-        servers => 'SELECT srvname, srvoptions, srvacl FROM pg_foreign_server ORDER BY 1',
+        servers => q{SELECT srvname, (SELECT string_agg(o, ',' ORDER BY o) FROM unnest(srvoptions) o), srvacl
+            FROM pg_foreign_server ORDER BY 1},
         mappings => 'SELECT srvname, usename, umoptions FROM pg_user_mappings ORDER BY 1, 2',
         setting => q{SHOW bacmr.embedder});
     my %before = map { $_ => $old->safe_psql('app', $queries{$_}) } keys %queries;
