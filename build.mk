@@ -16,6 +16,12 @@ ifeq ($(wildcard $(PG_SERVER_HEADERS)/postgres.h),)
 PGXS :=
 endif
 
+# BITCODE=no leaves out the second compilation of every source, by clang, which serves the server's
+# JIT alone. (The server's Makefile.global sets the variable, hence override.)
+ifeq ($(BITCODE),no)
+override with_llvm := no
+endif
+
 # sources.txt is the one list of sources; CMakeLists.txt reads it too.
 SOURCES := $(shell sed -e 's/\#.*//' $(TOP)/sources.txt 2>/dev/null)
 

@@ -16,8 +16,7 @@ packages() {
         libzstd-dev zlib1g-dev nlohmann-json3-dev "postgresql-$PG" "postgresql-server-dev-$PG" ;;
     test) echo cmake perl "postgresql-$PG-cron" "postgresql-$PG-pgtap" \
         libtap-parser-sourcehandler-pgtap-perl libipc-run-perl libgtest-dev googletest nlohmann-json3-dev \
-        jq procps util-linux "$(packages corpus)" "$(packages swift)" \
-        radosgw ceph-mon ceph-osd ceph-common "$(packages npm)" ;;
+        jq procps util-linux "$(packages corpus)" "$(packages swift)" "$(packages npm)" ;;
     # For scripts/npm-packages.sh. They may have come from elsewhere than Debian, under other names.
     npm) { command -v node && command -v npm; } >/dev/null || echo nodejs npm ;;
     demo) echo "postgresql-$PG-cron" jq procps util-linux "$(packages corpus)" "$(packages swift)" ;;
@@ -31,6 +30,13 @@ packages() {
     deb) echo build-essential debhelper fakeroot pkg-config libcurl4-openssl-dev libmicrohttpd-dev libssl-dev \
         libzstd-dev zlib1g-dev nlohmann-json3-dev postgresql-server-dev-all ;;
     *) die "unknown profile '$1' (known: build, demo, test, npm, lint, fuzz, deb)" ;;
+    esac
+}
+
+# What not every release of Debian has. Tests that need one of these are skipped without it, and say so.
+optional() {
+    case $1 in
+    test) echo "postgresql-$PG-pgvector" radosgw ceph-mon ceph-osd ceph-common ;;
     esac
 }
 
@@ -49,6 +55,16 @@ missing_of() {
     for profile in "$@"; do
         for package in $(packages "$profile"); do
             installed "$package" || echo "$package"
+        done
+    done | sort -u
+}
+
+# Of the optional ones, those that are not there and could be had.
+missing_optional() {
+    local profile package
+    for profile in "$@"; do
+        for package in $(optional "$profile"); do
+            installed "$package" || [ -z "$(apt-cache show "$package" 2>/dev/null)" ] || echo "$package"
         done
     done | sort -u
 }
@@ -105,16 +121,18 @@ hand: a C++20 compiler, CMake, GoogleTest, PostgreSQL $PG with its server header
 
     local profile missing
     for profile in "$@"; do packages "$profile" >/dev/null; done
-    mapfile -t missing < <(missing_of "$@")
+    mapfile -t missing < <(missing_of "$@"; missing_optional "$@")
     [ ${#missing[@]} -gt 0 ] || return 0
 
     if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
         die "missing packages, and neither root nor sudo to install them. As root:
   apt-get install ${missing[*]}"
     fi
-    echo "deps: installing ${missing[*]}"
     # A source that is out of reach need not stop an install from the others.
     apt update >/dev/null || echo "deps: apt-get update failed, trying with the lists at hand" >&2
+    # Again: a fresh machine has had no lists to look for the optional ones in.
+    mapfile -t missing < <(missing_of "$@"; missing_optional "$@")
+    echo "deps: installing ${missing[*]}"
     trap put_back EXIT
     no_services
     if [[ " ${missing[*]} " == *" postgresql-$PG "* ]]; then no_default_cluster; fi

@@ -75,7 +75,10 @@ build() {
 module_sources() { compgen -G 'test/module/*.cpp' >/dev/null; }
 
 # sudo drops the environment: the choice of server goes along as arguments.
-install_extension() { as_root make install ${PG:+PG="$PG"} ${PG_CONFIG:+PG_CONFIG="$PG_CONFIG"}; }
+install_extension() {
+    as_root make install ${PG:+PG="$PG"} ${PG_CONFIG:+PG_CONFIG="$PG_CONFIG"} \
+        ${BITCODE:+BITCODE="$BITCODE"}
+}
 
 # --- what the server's suites share ----------------------------------------------------------
 

@@ -10,6 +10,7 @@
 #include "pg/spi.hpp"
 #include "pg/subtransaction.hpp"
 
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <new>

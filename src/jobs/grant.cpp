@@ -128,7 +128,8 @@ const Profile& find_profile(const std::string& name) {
 }
 
 Datum grant_function(pg::Args args) {
-  const Profile& profile = find_profile(args.text(0, "profile"));
+  const std::string wanted = args.text(0, "profile");
+  const Profile& profile = find_profile(wanted);
   const std::string name = args.name(1, "role_name");
   if (name == "public") {
     throw core::Error("42939", "a profile cannot be granted to PUBLIC", {},

@@ -262,7 +262,7 @@ class Run {
         job_.total > 0
             ? std::min(1.0, static_cast<double>(job_.processed) / static_cast<double>(job_.total))
             : 1);
-    if (IsBackgroundWorker) {
+    if (MyBackendType == B_BG_WORKER) {
       const std::string text = "reindex job " + std::to_string(job_.id) + ": " +
                                std::to_string(job_.processed) + " of " +
                                std::to_string(job_.total) + " chunks";

@@ -4,6 +4,7 @@
 
 #include "pg/postgres.hpp"
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <optional>

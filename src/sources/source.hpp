@@ -5,6 +5,7 @@
 #include "pg/extension.hpp"
 #include "pg/spi.hpp"
 
+#include <cstdint>
 #include <initializer_list>
 #include <map>
 #include <optional>

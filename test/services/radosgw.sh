@@ -29,6 +29,9 @@ LIST
 # Pools of one copy, and a monitor that decides at once instead of collecting changes for a second.
 # No admin sockets: their paths would be too long in a test's folder.
 configuration() {
+    # Debian's default for it is a relative path from Ceph 18 on.
+    local classes
+    classes=$(compgen -G '/usr/lib/*/rados-classes' | head -n 1) || die 'no folder of RADOS classes'
     cat <<CONF
 [global]
 fsid = $CLUSTER_ID
@@ -64,6 +67,7 @@ keyring = $DIR/osd/keyring
 osd_objectstore = memstore
 # 8 GiB is its limit, not what it takes.
 memstore_device_bytes = 8589934592
+osd_class_dir = $classes
 osd_class_load_list = *
 osd_class_default_list = *
 

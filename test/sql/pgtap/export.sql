@@ -588,6 +588,17 @@ CREATE TABLE computed (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2
 INSERT INTO computed VALUES (1), (2);
 SELECT bacmr_export('computed', file_name => 'computed');
 SELECT is(drill('computed'), 't 2: 0 missing, 0 different, 0 extra', 'generated columns');
+\if :has_virtual_columns
+CREATE TABLE not_stored (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) VIRTUAL, t text,
+  len int GENERATED ALWAYS AS (length(t)) VIRTUAL);
+INSERT INTO not_stored (id, t) VALUES (1, 'x'), (2, NULL), (3, 'abc');
+SELECT bacmr_export('not_stored', file_name => 'not_stored');
+SELECT is(drill('not_stored'), 't 3: 0 missing, 0 different, 0 extra', 'virtual generated columns');
+BEGIN;
+ALTER TABLE not_stored ALTER twice SET EXPRESSION AS (id * 3);
+SELECT is(drill('not_stored'), 'f 3: 0 missing, 3 different, 0 extra', 'that compute something else by now');
+ROLLBACK;
+\endif
 -- Line breaks and blanks about a json value mean nothing; JSON that comes from a file ends in one.
 CREATE TABLE blanks (id int PRIMARY KEY, j json);
 INSERT INTO blanks VALUES (1, E'{"a": 1}\n'), (2, ' [1] '), (3, E'\n"x"');

@@ -157,6 +157,31 @@ CREATE TABLE generated (a int, twice int GENERATED ALWAYS AS (a * 2) STORED, t t
 INSERT INTO generated (a, t) VALUES (1, 'x'), (NULL, 'عربي'), (3, NULL);
 SELECT is_row_to_json('generated', 'generated columns');
 
+\if :has_virtual_columns
+-- A row holds nothing of them: whoever reads rows without the executor would print NULL.
+CREATE TABLE virtual (a int, twice int GENERATED ALWAYS AS (a * 2) VIRTUAL, gone int, t text,
+  kept int GENERATED ALWAYS AS (a + 1) STORED, len int GENERATED ALWAYS AS (length(t)), doc json,
+  "Art" text GENERATED ALWAYS AS (doc->>'k') VIRTUAL, at timestamp,
+  day date GENERATED ALWAYS AS (at::date) VIRTUAL);
+ALTER TABLE virtual DROP gone;
+INSERT INTO virtual (a, t, doc, at) VALUES (1, 'x', '{"k": "\"v\""}', '2026-02-28 23:59'), (NULL, 'عربي', NULL, NULL),
+  (3, NULL, '{"k":\n1}', 'infinity');
+ALTER TABLE virtual ADD late int GENERATED ALWAYS AS (a - 1) VIRTUAL;
+SELECT is_row_to_json('virtual', 'virtual generated columns');
+CREATE TABLE only_virtual (v int GENERATED ALWAYS AS (42) VIRTUAL);
+INSERT INTO only_virtual SELECT FROM generate_series(1, 3);
+SELECT is_row_to_json('only_virtual', 'nothing but a virtual column');
+-- A partition may compute another value.
+CREATE TABLE virtual_parts (id int, v int GENERATED ALWAYS AS (id * 2) VIRTUAL) PARTITION BY RANGE (id);
+CREATE TABLE virtual_part_1 PARTITION OF virtual_parts FOR VALUES FROM (0) TO (100);
+CREATE TABLE virtual_part_2 (v int GENERATED ALWAYS AS (id * 3) VIRTUAL, gone int, id int);
+ALTER TABLE virtual_part_2 DROP gone;
+ALTER TABLE virtual_parts ATTACH PARTITION virtual_part_2 FOR VALUES FROM (100) TO (200);
+INSERT INTO virtual_parts SELECT generate_series(1, 199);
+SELECT is_row_to_json('virtual_parts', 'virtual generated columns of partitions', false);
+SELECT is_row_to_json('virtual_part_2', 'a partition by itself, with a virtual column');
+\endif
+
 CREATE TABLE no_columns ();
 SELECT is_row_to_json('no_columns', 'no columns, no rows');
 CREATE TABLE no_columns_but_rows ();

@@ -265,6 +265,25 @@ SELECT exported('computed') AS computed_file \gset
 UPDATE computed SET t = 'changed'; DELETE FROM computed WHERE id = 1;
 SELECT is(imported('computed', :'computed_file', 'update'), '2/1/1/0', 'generated columns in the export');
 SELECT results_eq('SELECT * FROM computed ORDER BY 1', $$VALUES (1, 'a', 2), (2, 'b', 4)$$, 'are computed again');
+\if :has_virtual_columns
+CREATE TABLE not_stored (twice int GENERATED ALWAYS AS (id * 2) VIRTUAL, id int PRIMARY KEY, t text,
+  len int GENERATED ALWAYS AS (length(t)) VIRTUAL);
+INSERT INTO not_stored (id, t) VALUES (1, 'a'), (2, 'bb');
+SELECT exported('not_stored') AS not_stored_file \gset
+SELECT is(imported('not_stored', :'not_stored_file', 'skip'), '2/0/0/2', 'virtual generated columns: nothing is new');
+UPDATE not_stored SET t = 'changed'; DELETE FROM not_stored WHERE id = 1;
+SELECT is(imported('not_stored', :'not_stored_file', 'update'), '2/1/1/0', 'those that differ are updated');
+SELECT results_eq('SELECT * FROM not_stored ORDER BY id', $$VALUES (2, 1, 'a', 1), (4, 2, 'bb', 2)$$,
+  'and computed when they are read');
+CREATE TABLE stored_copy (id int, twice int, t text, len int);
+SELECT is(imported('stored_copy', :'not_stored_file'), '2/2/0/0', 'into a table that stores them');
+SELECT results_eq('SELECT * FROM stored_copy ORDER BY id', $$VALUES (1, 2, 'a', 1), (2, 4, 'bb', 2)$$,
+  'what the export holds is there');
+TRUNCATE not_stored;
+SELECT exported('stored_copy') AS stored_file \gset
+SELECT is(imported('not_stored', :'stored_file'), '2/2/0/0', 'and back');
+SELECT set_eq('SELECT id, twice, t, len FROM not_stored', 'TABLE stored_copy', 'nothing is lost');
+\endif
 
 -- Identity and serial columns: the next value is beyond.
 CREATE TABLE ids (k int PRIMARY KEY, al bigint GENERATED ALWAYS AS IDENTITY,

@@ -201,6 +201,18 @@ SELECT agrees('sql:%', 'text and numeric, with recheck_after', '10 milliseconds'
 SELECT make_tables('integer', 'integer', true);
 SELECT agrees('scan', 'integer, partitioned, with recheck_after', '10 milliseconds');
 
+\if :has_virtual_columns
+-- What is not stored is not there to be scanned.
+SELECT make_tables('uuid', 'bigint');
+ALTER TABLE data.wallet_ledger RENAME delta TO stored;
+ALTER TABLE data.wallet_ledger ADD delta bigint GENERATED ALWAYS AS (stored + 0) VIRTUAL;
+SELECT agrees('sql:%', 'a virtual generated column in the ledger');
+SELECT make_tables('uuid', 'bigint');
+ALTER TABLE data.wallet RENAME token_balance TO stored;
+ALTER TABLE data.wallet ADD token_balance bigint GENERATED ALWAYS AS (stored + 0) VIRTUAL;
+SELECT agrees('sql:%', 'a virtual generated column in the wallets');
+\endif
+
 -- ---------------------------------------------------------------------------------------------
 -- Parallel
 -- ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ use BacmrTest;
 use Digest::SHA qw(sha256_hex);
 use Exports;
 use JSON::PP ();
+use List::Util qw(sum);
 use Services;
 use Test::More;
 use Time::HiRes qw(time);
@@ -64,8 +65,8 @@ sub survives {
     my %sent;
     push @{ $sent{ part_of($_) } }, $_ for seen('upload_part');
     is(scalar keys %sent, int(($bytes + PART - 1) / PART), "$what: every part is sent");
-    is(join(' ', map { scalar @{ $sent{$_} } } grep { @{ $sent{$_} } > 1 } sort keys %sent),
-        join(' ', (2) x $again), "$what: only what failed is sent again");
+    # Two faults may meet the same part: the next one may not be there yet when the first is sent again.
+    is(sum(0, map { @$_ - 1 } values %sent), $again, "$what: only what failed is sent again");
     cmp_ok($counts->{max_in_flight}, '<=', 3, "$what: at most three requests at once");
     my $left = 0;
     $left += $_->{left} // 0 for @{ $proxy->left };
