@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the packages that building, testing and checking need, through apt.
 #
-#   scripts/deps.sh [build] [demo] [test] [npm] [lint] [fuzz] [deb]   (build, test and lint without an argument)
+#   scripts/deps.sh [build] [demo] [test] [npm] [roots] [lint] [fuzz] [deb]
+# (build, test and lint without an argument.)
 #
 # Asks the local package database first: where nothing is missing it prints nothing and needs
 # neither the network nor root. PG=17 picks another server version than 15.
@@ -23,13 +24,15 @@ packages() {
     # Real text, and an S3 server.
     corpus) echo debian-handbook python3 zstd ;;
     swift) echo swift-proxy swift-account swift-container swift-object memcached ;;
+    # Root folders of other releases (scripts/other-release.sh).
+    roots) echo debootstrap debian-archive-keyring procps util-linux ;;
     lint) echo cmake clang clang-format clang-tidy libgtest-dev googletest nlohmann-json3-dev perl shellcheck ;;
     # libclang-rt: libFuzzer and the sanitizers of clang.
     fuzz) echo cmake make clang libclang-rt-dev pkg-config libssl-dev libzstd-dev zlib1g-dev \
         nlohmann-json3-dev ;;
     deb) echo build-essential debhelper fakeroot pkg-config libcurl4-openssl-dev libmicrohttpd-dev libssl-dev \
         libzstd-dev zlib1g-dev nlohmann-json3-dev postgresql-server-dev-all ;;
-    *) die "unknown profile '$1' (known: build, demo, test, npm, lint, fuzz, deb)" ;;
+    *) die "unknown profile '$1' (known: build, demo, test, npm, roots, lint, fuzz, deb)" ;;
     esac
 }
 

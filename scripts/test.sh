@@ -13,6 +13,8 @@
 #   contract   test/contract/               official clients against the stand-ins; by name only, since it
 #                                           fetches packages of npm (scripts/npm-packages.sh)
 #
+# PG=17 or 18 on a machine whose release has another: in a root folder, see scripts/other-release.sh.
+#
 # The SQL suites share one throwaway cluster that preloads bacmr_ops and pg_cron. The path of the
 # C++ test module (test/module) reaches the tests as the setting bacmr_test.lib, as the environment
 # variable BACMR_TEST_LIB (\getenv) and, in pgTAP, as the psql variable bacmr_test_lib.
@@ -28,6 +30,8 @@ cd "$ROOT"
 LOGS=$ROOT/build/test-logs
 JOBS=$(nproc)
 TESTS=${TESTS:-*}
+# Whole-server tests at once: they wait more than they compute.
+TAP_JOBS=${TAP_JOBS:-1}
 # A test that hangs must not hang a CI machine. Seconds, for one call of a runner.
 TEST_TIMEOUT=${TEST_TIMEOUT:-1200}
 # The make that may have called this has job slots of its own; PG and PG_CONFIG come through the
@@ -252,7 +256,7 @@ suite_tap() {
     # TESTDIR up to PostgreSQL 15, the other two from 16 on.
     TEST_ENV+=("TESTDIR=$out" "TESTDATADIR=$out/tmp_check" "TESTLOGDIR=$out/tmp_check/log"
         "PG_REGRESS=$PGXS_DIR/src/test/regress/pg_regress")
-    run_as_pg "$LOGS/tap/output.log" prove --norc --nocolor --timer --failures --comments \
+    run_as_pg "$LOGS/tap/output.log" prove -j "$TAP_JOBS" --norc --nocolor --timer --failures --comments \
         --formatter TapTotals "${files[@]}" || status=1
     count_tap
     if [ "$status" -ne 0 ]; then cp -r "$out"/tmp_check/log/. "$LOGS/tap/" 2>/dev/null || true; fi
@@ -329,6 +333,9 @@ main() {
         *) echo "test.sh: unknown kind '$kind'" >&2; exit 2 ;;
         esac
     done
+    if [ -n "${PG:-}" ] && scripts/other-release.sh --suite "$PG" >/dev/null; then
+        exec scripts/other-release.sh "$PG" "$@"
+    fi
     mkdir -p "$LOGS"
     scripts/deps.sh build test
     declare -gA CLUSTER_RUNNING=()
