@@ -140,6 +140,12 @@ curl_only_in_net() {
     none '#[[:space:]]*include[[:space:]]*[<"]curl/|\bcurl_(easy|multi|global|slist|url)' "${files[@]}"
 }
 
+# Nobody's object may take the place of ours while CREATE EXTENSION runs as a superuser.
+sql_is_safe() {
+    scripts/lint-sql-security.pl --self-test || return 1
+    scripts/lint-sql-security.pl sql/*.sql
+}
+
 no_leftovers() { none '\b(TODO|FIXME|XXX)\b' src/**/*.[ch]pp sql/*.sql; }
 
 # --- all of them -----------------------------------------------------------------------------
@@ -160,6 +166,7 @@ main() {
     check 'curl only in src/net' curl_only_in_net
     check 'SQL objects have a comment and a place in docs/reference.md' perl scripts/lint-sql.pl
     check 'versions agree, and each released one has a way to this one' perl scripts/check-release.pl
+    check 'SQL scripts: qualified names, pinned search_path, nothing for PUBLIC' sql_is_safe
     check 'nothing left to do in src and sql' no_leftovers
     check 'builds with g++, warnings as errors' build_gcc
     check 'builds with clang++, warnings as errors' build_clang

@@ -14,7 +14,7 @@ CREATE TABLE bacmr_source (
   options       jsonb NOT NULL DEFAULT '{}',
   -- Every column that was there when it was attached: none may vanish unnoticed.
   resolved      jsonb NOT NULL DEFAULT '{}',
-  attached_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  attached_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   -- Jobs run code of the table's owner (triggers, views): another table of the same name must not
   -- be another owner's.
   relation_oid  oid NOT NULL,
@@ -29,7 +29,7 @@ COMMENT ON TABLE bacmr_source IS 'attached tables, by name; read it through the 
 CREATE TABLE bacmr_job_pause (
   job       text NOT NULL,  -- no key: restoring a dump must not meet a row that is there already
   reason    text NOT NULL,
-  paused_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  paused_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   paused_by text NOT NULL
 );
 COMMENT ON TABLE bacmr_job_pause IS 'jobs whose scheduled runs are skipped; see bacmr_pause()';
@@ -46,7 +46,7 @@ CREATE TABLE bacmr_job_run (
   error       text
 );
 CREATE INDEX bacmr_job_run_job_idx ON bacmr_job_run (job, status, run_id);
-CREATE INDEX bacmr_job_run_running_idx ON bacmr_job_run (run_id) WHERE status = 'running';
+CREATE INDEX bacmr_job_run_running_idx ON bacmr_job_run (run_id) WHERE status OPERATOR(pg_catalog.=) 'running';
 CREATE INDEX bacmr_job_run_finished_at_idx ON bacmr_job_run (finished_at);
 COMMENT ON TABLE bacmr_job_run IS 'one row a job run; kept for bacmr.history_retention';
 
@@ -58,7 +58,7 @@ CREATE TABLE bacmr_discrepancy (
   ledger_sum      numeric,
   discrepancy     numeric,
   detail          jsonb NOT NULL DEFAULT '{}',
-  first_seen      timestamptz NOT NULL DEFAULT clock_timestamp(),
+  first_seen      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   request_id      text
 );
 CREATE INDEX bacmr_discrepancy_run_idx ON bacmr_discrepancy (run_id, kind, user_id);
@@ -98,7 +98,7 @@ CREATE FUNCTION bacmr_source_status()
 COMMENT ON FUNCTION bacmr_source_status() IS 'the rows of the view bacmr_sources';
 
 CREATE VIEW bacmr_sources AS
-  SELECT s.source, s.relation, s.columns, s.options, s.status FROM bacmr_source_status() s;
+  SELECT s.source, s.relation, s.columns, s.options, s.status FROM @extschema@.bacmr_source_status() s;
 COMMENT ON VIEW bacmr_sources IS
   'attached tables and whether they can be used: attached, missing, or invalid: what is wrong';
 
@@ -123,24 +123,25 @@ CREATE FUNCTION bacmr_reconcile(recheck_after interval DEFAULT '0', OUT run_id b
 COMMENT ON FUNCTION bacmr_reconcile(interval) IS
   'compare every wallet with the sum of its ledger in one snapshot; changes no wallet';
 
-CREATE FUNCTION bacmr_reconcile_report(run_id bigint DEFAULT NULL)
+-- Parsed with nothing but pg_catalog in the path: in a schema that others may write into, an operator
+-- that matches the types better would otherwise win, and run as whoever reads this.
+SET LOCAL search_path = pg_catalog, pg_temp;
+CREATE FUNCTION @extschema@.bacmr_reconcile_report(run_id bigint DEFAULT NULL)
   RETURNS jsonb LANGUAGE sql STABLE
   SET search_path = pg_catalog, pg_temp
   BEGIN ATOMIC
-    -- Qualified throughout: names are resolved when the extension is created, and a better match in
-    -- its schema would win.
     WITH run AS (
-      SELECT r.* FROM bacmr_job_run r
+      SELECT r.* FROM @extschema@.bacmr_job_run r
       WHERE r.job = 'reconcile'
         AND r.run_id = coalesce(bacmr_reconcile_report.run_id,
-          (SELECT pg_catalog.max(latest.run_id) FROM bacmr_job_run latest
+          (SELECT pg_catalog.max(latest.run_id) FROM @extschema@.bacmr_job_run latest
            WHERE latest.job = 'reconcile' AND latest.status IN ('succeeded', 'discrepancies')))
     ), first_rows AS (
-      SELECT d.* FROM run JOIN bacmr_discrepancy d USING (run_id)
+      SELECT d.* FROM run JOIN @extschema@.bacmr_discrepancy d USING (run_id)
       ORDER BY d.kind, pg_catalog.abs(d.discrepancy) DESC NULLS LAST, d.user_id LIMIT 10000
     ), every_row AS (
       SELECT d.kind, pg_catalog.count(*) AS n, pg_catalog.sum(pg_catalog.abs(d.discrepancy)) AS off
-      FROM run JOIN bacmr_discrepancy d USING (run_id) GROUP BY d.kind
+      FROM run JOIN @extschema@.bacmr_discrepancy d USING (run_id) GROUP BY d.kind
     )
     SELECT pg_catalog.jsonb_build_object(
       'run_id', run.run_id, 'database', pg_catalog.current_database(), 'status', run.status,
@@ -158,8 +159,9 @@ CREATE FUNCTION bacmr_reconcile_report(run_id bigint DEFAULT NULL)
       'truncated', (SELECT coalesce(pg_catalog.sum(e.n), 0) > 10000 FROM every_row e))
     FROM run;
   END;
-COMMENT ON FUNCTION bacmr_reconcile_report(bigint) IS
+COMMENT ON FUNCTION @extschema@.bacmr_reconcile_report(bigint) IS
   'one reconciliation as JSON (default: the latest): totals by kind and the first 10,000 rows';
+SET LOCAL search_path = @extschema@, pg_temp;
 
 CREATE FUNCTION bacmr_expire_reservations(max_reservations bigint DEFAULT NULL,
                                           OUT expired bigint, OUT tokens_refunded numeric)
@@ -261,8 +263,10 @@ CREATE FUNCTION bacmr_library_version()
 COMMENT ON FUNCTION bacmr_library_version() IS
   'version of the loaded library; the SQL objects have theirs in pg_extension';
 
+-- As above: parsed with pg_catalog alone.
+SET LOCAL search_path = pg_catalog, pg_temp;
 -- The lock that marks a live run: see src/pg/lock.cpp.
-CREATE VIEW bacmr_status AS
+CREATE VIEW @extschema@.bacmr_status AS
   SELECT j.job,
          CASE WHEN p.job IS NOT NULL THEN 'paused'
               WHEN last.status = 'running' AND live.yes THEN 'running'
@@ -288,11 +292,11 @@ CREATE VIEW bacmr_status AS
               END AS next_step
   FROM (VALUES ('reconcile'), ('expire'), ('export'), ('import'), ('verify'), ('drill'),
                ('reindex')) j(job)
-  LEFT JOIN LATERAL (SELECT * FROM bacmr_job_pause r WHERE r.job = j.job LIMIT 1) p ON true
-  LEFT JOIN LATERAL (SELECT r.* FROM bacmr_job_run r
+  LEFT JOIN LATERAL (SELECT * FROM @extschema@.bacmr_job_pause r WHERE r.job = j.job LIMIT 1) p ON true
+  LEFT JOIN LATERAL (SELECT r.* FROM @extschema@.bacmr_job_run r
                      WHERE r.job = j.job AND r.status <> 'skipped'
                      ORDER BY r.run_id DESC LIMIT 1) last ON true
-  LEFT JOIN LATERAL (SELECT r.finished_at FROM bacmr_job_run r
+  LEFT JOIN LATERAL (SELECT r.finished_at FROM @extschema@.bacmr_job_run r
                      WHERE r.job = j.job AND r.status = 'succeeded'
                      ORDER BY r.run_id DESC LIMIT 1) good ON true
   LEFT JOIN LATERAL (SELECT true AS yes FROM pg_catalog.pg_locks l
@@ -306,8 +310,9 @@ CREATE VIEW bacmr_status AS
   SELECT w.worker, w.state, NULL, NULL, w.last_tick_at, w.last_expired_at,
          greatest(pg_catalog.clock_timestamp() - w.last_tick_at, '0'),
          CASE WHEN w.last_error IS NOT NULL THEN 'mend the cause: ' || w.last_error END
-  FROM bacmr_worker_status() w;
-COMMENT ON VIEW bacmr_status IS 'the state of each job and worker, and what to do about it';
+  FROM @extschema@.bacmr_worker_status() w;
+COMMENT ON VIEW @extschema@.bacmr_status IS 'the state of each job and worker, and what to do about it';
+SET LOCAL search_path = @extschema@, pg_temp;
 
 CREATE FUNCTION bacmr_doctor()
   RETURNS TABLE (check_name text, severity text, finding text, fix text)
@@ -420,7 +425,7 @@ CREATE TABLE bacmr_reindex_job (
   request_id        text NOT NULL,
   system_identifier text NOT NULL,
   database_oid      oid NOT NULL,
-  created_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+  created_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   started_at        timestamptz,
   finished_at       timestamptz
 );
@@ -436,12 +441,12 @@ CREATE TABLE bacmr_reindex_batch (
   chunks      int NOT NULL,
   tokens      bigint NOT NULL DEFAULT 0,
   status      text NOT NULL CHECK (status IN ('running', 'done')),
-  started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+  started_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   finished_at timestamptz,
   PRIMARY KEY (job_id, batch)
 );
 CREATE INDEX bacmr_reindex_batch_running_idx ON bacmr_reindex_batch (job_id, batch)
-  WHERE status = 'running';
+  WHERE status OPERATOR(pg_catalog.=) 'running';
 COMMENT ON TABLE bacmr_reindex_batch IS
   'the batches of a reindex job; one that is running when its process dies is done again';
 
@@ -449,7 +454,7 @@ CREATE TABLE bacmr_reindex_failure (
   job_id    bigint NOT NULL,
   chunk_id  text NOT NULL,
   reason    text NOT NULL,
-  failed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   PRIMARY KEY (job_id, chunk_id)
 );
 COMMENT ON TABLE bacmr_reindex_failure IS
@@ -459,7 +464,7 @@ CREATE TABLE bacmr_chunk_change (
   change_id  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   namespace  text,  -- NULL: all of them
   chunk_id   text,  -- NULL: any chunk may have changed
-  changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+  changed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE INDEX bacmr_chunk_change_namespace_idx ON bacmr_chunk_change (namespace, change_id);
 CREATE INDEX bacmr_chunk_change_any_idx ON bacmr_chunk_change (namespace) WHERE chunk_id IS NULL;
@@ -471,7 +476,7 @@ CREATE TABLE bacmr_embedding_cache (
   model      text NOT NULL,
   dimensions int NOT NULL,
   embedding  real[] NOT NULL,
-  made_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+  made_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   PRIMARY KEY (text_hash, model, dimensions)
 );
 COMMENT ON TABLE bacmr_embedding_cache IS 'what has been paid for: embeddings by text, model, dimensions';
@@ -577,7 +582,9 @@ CREATE FUNCTION bacmr_reindex_summary(job_id bigint)
   RETURNS text LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_reindex_summary';
 COMMENT ON FUNCTION bacmr_reindex_summary(bigint) IS 'what a job did, and what to do next';
 
-CREATE VIEW bacmr_reindex_status AS
+-- As above: parsed with pg_catalog alone.
+SET LOCAL search_path = pg_catalog, pg_temp;
+CREATE VIEW @extschema@.bacmr_reindex_status AS
   SELECT j.job_id, j.namespace, j.target_namespace, j.model, j.status, j.total_chunks,
          j.processed_chunks, f.failed AS failed_chunks, j.tokens_used,
          CASE WHEN j.total_chunks > 0
@@ -589,10 +596,11 @@ CREATE VIEW bacmr_reindex_status AS
               THEN pg_catalog.make_interval(secs => greatest(j.total_chunks - j.processed_chunks, 0)
                                          * j.working_seconds / j.processed_chunks) END AS eta,
          j.error, j.created_at, j.started_at, j.finished_at
-  FROM bacmr_reindex_job j
-  CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS failed FROM bacmr_reindex_failure r
+  FROM @extschema@.bacmr_reindex_job j
+  CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS failed FROM @extschema@.bacmr_reindex_failure r
                       WHERE r.job_id = j.job_id) f;
-COMMENT ON VIEW bacmr_reindex_status IS 'each reindex job: how far it is, how fast, and how long yet';
+COMMENT ON VIEW @extschema@.bacmr_reindex_status IS 'each reindex job: how far it is, how fast, and how long yet';
+SET LOCAL search_path = @extschema@, pg_temp;
 
 REVOKE ALL ON FUNCTION
   bacmr_capture_change(), bacmr_active_namespace(text), bacmr_reindex_plan(text, text, name),
@@ -717,7 +725,7 @@ CREATE FUNCTION bacmr_metric_series(metric text DEFAULT NULL)
 COMMENT ON FUNCTION bacmr_metric_series(text) IS
   'series of this database, histograms whole (buckets cumulative, without +Inf), for exporters';
 
-CREATE VIEW bacmr_metrics AS SELECT s.name, s.type, s.labels, s.value FROM bacmr_metric_samples() s;
+CREATE VIEW bacmr_metrics AS SELECT s.name, s.type, s.labels, s.value FROM @extschema@.bacmr_metric_samples() s;
 COMMENT ON VIEW bacmr_metrics IS 'this database''s samples as Prometheus sees them';
 
 CREATE FUNCTION bacmr_metrics_prometheus()

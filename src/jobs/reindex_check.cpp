@@ -49,7 +49,7 @@ Datum verify_function(pg::Args args) {
       throw wrong_reindex_status(job, "verified", "Let it run to its end first.");
     }
     {
-      const pg::AsUser role(reindex_role(job));
+      const AsReindexRole role(job);
       const ChunkReader reader = chunk_reader(extension);
       ServiceContext context;
       const auto embedder = open_embedder(context, job.embedder, job.model, job.request_id);
@@ -154,7 +154,7 @@ std::set<std::string> ids_of(const std::vector<providers::Match>& matches) {
 std::map<std::string, Tally> compare(const pg::Extension& extension, const ReindexJob& job,
                                      int sample, int k) {
   const OldModel old = old_model(extension, job);
-  const pg::AsUser role(reindex_role(job));
+  const AsReindexRole role(job);
   const ChunkReader reader = chunk_reader(extension);
   ServiceContext context;
   const auto old_store = open_vector_store(context, old.vector_store, job.request_id);

@@ -48,7 +48,7 @@ Intake ReindexIntake::next(ReindexUnit& unit, std::int64_t in_flight, bool idle)
   }
   const Range range = again_.front();
   {
-    const pg::AsUser role(reindex_role(job_));
+    const AsReindexRole role(job_);
     unit.chunks = reader_.range(job_.space, range.first, range.last);
   }
   if (!appraise(unit, in_flight)) {
@@ -63,7 +63,7 @@ Intake ReindexIntake::next(ReindexUnit& unit, std::int64_t in_flight, bool idle)
 
 Intake ReindexIntake::next_batch(ReindexUnit& unit, std::int64_t in_flight, bool idle) {
   {
-    const pg::AsUser role(reindex_role(job_));
+    const AsReindexRole role(job_);
     unit.chunks = reader_.next(job_.space, job_.last_id, job_.batch_size);
   }
   if (unit.chunks.empty()) {
@@ -101,7 +101,7 @@ Intake ReindexIntake::changed_chunks(ReindexUnit& unit, std::int64_t in_flight, 
     // cache; what is too much in the target, the verification finds.
     // A job that was completed has to be verified again before it can be swapped.
     {
-      const pg::AsUser role(reindex_role(job_));
+      const AsReindexRole role(job_);
       job_.total = reader_.count(job_.space);
     }
     update_reindex_job(extension_, job_.id,
@@ -127,7 +127,7 @@ Intake ReindexIntake::changed_chunks(ReindexUnit& unit, std::int64_t in_flight, 
     return Intake::kNothing;
   }
   {
-    const pg::AsUser role(reindex_role(job_));
+    const AsReindexRole role(job_);
     unit.chunks = reader_.by_ids(job_.space, ids);
   }
   std::set<std::string> there;

@@ -159,6 +159,8 @@ void update_reindex_job(const pg::Extension& extension, std::int64_t id, const s
   }
 }
 
+namespace {
+
 Oid reindex_role(const ReindexJob& job) {
   const Oid role = pg::call([&] { return get_role_oid(job.role.c_str(), true); });
   if (!OidIsValid(role)) {
@@ -168,6 +170,21 @@ Oid reindex_role(const ReindexJob& job) {
                       {}, "Cancel the job, and queue it as another role.");
   }
   return role;
+}
+
+}  // namespace
+
+AsReindexRole::AsReindexRole(const ReindexJob& job)
+    : AsReindexRole(reindex_role(job), reindex_role(job) != GetUserId()) {}
+
+AsReindexRole::AsReindexRole(Oid role, bool other)
+    : other_(other), user_(role, other ? SECURITY_RESTRICTED_OPERATION : 0) {}
+
+void AsReindexRole::defer_nothing() const {
+  if (other_) {
+    pg::Spi spi;
+    spi.query("SET CONSTRAINTS ALL IMMEDIATE");
+  }
 }
 
 void require_reindex_rights(const ReindexJob& job) {

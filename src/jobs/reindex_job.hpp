@@ -6,6 +6,7 @@
 
 #include "core/error.hpp"
 #include "pg/extension.hpp"
+#include "pg/security.hpp"
 #include "sources/source.hpp"
 
 #include <cstdint>
@@ -67,8 +68,25 @@ void update_reindex_job(const pg::Extension& extension, std::int64_t id, const s
 
 // Only the role that queued it, its members, and superusers.
 void require_reindex_rights(const ReindexJob& job);
-// The role with whose rights it works; an error where it is gone.
-Oid reindex_role(const ReindexJob& job);
+
+// Acts as the role that queued the job, whoever is at work on it: the worker, or a superuser. Code
+// of that role (triggers of the vectors, views) must find no way to run later, when the session is
+// itself again: nothing may be deferred, and no cursor held.
+class AsReindexRole {
+ public:
+  // An error where the role is gone.
+  explicit AsReindexRole(const ReindexJob& job);
+
+  // For a transaction of the job's own: deferred triggers fire with their statement, as the role.
+  // (Without it they are refused; in a caller's transaction it would touch the caller's own.)
+  void defer_nothing() const;
+
+ private:
+  AsReindexRole(Oid role, bool other);
+
+  bool other_;
+  pg::AsUser user_;
+};
 
 core::Error wrong_reindex_status(const ReindexJob& job, const std::string& action,
                                  const std::string& hint);

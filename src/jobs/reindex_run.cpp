@@ -89,7 +89,7 @@ class Run {
   }
 
   void open() {
-    const pg::AsUser role(reindex_role(job_));
+    const AsReindexRole role(job_);
     const sources::Sources all = sources::Sources::load(extension_);
     const sources::Source& chunks = all.require("chunks", "reindex");
     start_capture(extension_, chunks);
@@ -113,7 +113,7 @@ class Run {
     if (!job_.verified && count_changes(extension_, job_.space) == 0) {
       VectorCheck check;
       {
-        const pg::AsUser role(reindex_role(job_));
+        const AsReindexRole role(job_);
         check = job_.repair
                     ? check_vectors(*reader_, job_.space, *store_, job_.target, nothing)
                     : verify_once(extension_, job_, *reader_, *embedder_, *store_, services_.loop)
@@ -131,7 +131,7 @@ class Run {
     }
     std::vector<Chunk> first;
     step([&] {
-      const pg::AsUser role(reindex_role(job_));
+      const AsReindexRole role(job_);
       first = reader_->next(job_.space, std::nullopt, 1);
     });
     if (first.empty()) {
@@ -405,7 +405,8 @@ class Run {
       }
       unit.phase = ReindexUnit::Phase::kStoring;
       {
-        const pg::AsUser role(reindex_role(job_));
+        const AsReindexRole role(job_);
+        role.defer_nothing();
         unit.ticket = store_->upsert(job_.target, std::move(records));
       }
       if (store_->done(*unit.ticket)) {
@@ -435,7 +436,8 @@ class Run {
     }
     unit.phase = ReindexUnit::Phase::kRemoving;
     {
-      const pg::AsUser role(reindex_role(job_));
+      const AsReindexRole role(job_);
+      role.defer_nothing();
       unit.ticket = store_->remove(job_.target, unit.gone);
     }
     if (store_->done(*unit.ticket)) {
@@ -522,7 +524,7 @@ class Run {
         step([&] {
           VectorCheck check;
           {
-            const pg::AsUser role(reindex_role(job_));
+            const AsReindexRole role(job_);
             check = check_vectors(*reader_, job_.space, *store_, job_.target, nothing);
           }
           check.missing_ids.clear();
@@ -548,7 +550,7 @@ class Run {
     Patience patience;
     for (;;) {
       step([&] {
-        const pg::AsUser role(reindex_role(job_));
+        const AsReindexRole role(job_);
         verdict = verify_once(extension_, job_, *reader_, *embedder_, *store_, services_.loop);
       });
       if (!verdict.may_come || patience.is_over()) {

@@ -245,8 +245,10 @@ std::string old_store(const pg::Extension& extension, const ReindexJob& job) {
 // Deletes a namespace of the store, with the rights of the job's role; where that is gone, of the
 // superuser who asks for it.
 void delete_namespace(const ReindexJob& job, const std::string& server, const std::string& name) {
-  const Oid owner = pg::call([&] { return get_role_oid(job.role.c_str(), true); });
-  const pg::AsUser role(OidIsValid(owner) ? owner : GetUserId());
+  std::optional<AsReindexRole> role;
+  if (OidIsValid(pg::call([&] { return get_role_oid(job.role.c_str(), true); }))) {
+    role.emplace(job);
+  }
   ServiceContext context;
   open_vector_store(context, server, job.request_id)->delete_namespace(name);
 }
@@ -349,8 +351,8 @@ std::string next_steps(const ReindexJob& job, bool rolled_back) {
   }
   if (job.swapped) {
     return "  1. Watch the search quality in " + job.target +
-           "\n  2. To go back: SELECT bacmr_reindex_rollback('" + job.space +
-           "')\n  3. When you are sure, delete the old namespace: SELECT bacmr_reindex_cleanup(" +
+           "\n  2. To go back: SELECT bacmr_reindex_rollback(" + pg::quote_literal(job.space) +
+           ")\n  3. When you are sure, delete the old namespace: SELECT bacmr_reindex_cleanup(" +
            id + ")";
   }
   if (job.status == "completed") {

@@ -26,6 +26,23 @@ class AsUser {
   int outer_context_;
 };
 
+// Lifts SECURITY_RESTRICTED_OPERATION for a statement of our own that it forbids, CREATE TEMPORARY
+// TABLE, and that runs nobody else's code. Nothing more may happen during its life.
+class Unrestricted {
+ public:
+  Unrestricted() {
+    GetUserIdAndSecContext(&user_, &outer_context_);
+    SetUserIdAndSecContext(user_, outer_context_ & ~SECURITY_RESTRICTED_OPERATION);
+  }
+  Unrestricted(const Unrestricted&) = delete;
+  Unrestricted& operator=(const Unrestricted&) = delete;
+  ~Unrestricted() { SetUserIdAndSecContext(user_, outer_context_); }
+
+ private:
+  Oid user_;
+  int outer_context_;
+};
+
 // Settings that hold for the life of the object, whatever code inside does to them, like a
 // function's SET clause (which a procedure that commits may not have). Always pinned: search_path,
 // to pg_catalog with pg_temp last, so that no operator or function of the caller's can slip into

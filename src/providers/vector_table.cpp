@@ -5,17 +5,27 @@
 #include "core/error.hpp"
 #include "pg/error.hpp"
 #include "pg/extension.hpp"
+#include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "pg/subtransaction.hpp"
 #include "sources/source.hpp"
+
+extern "C" {
+#include "miscadmin.h"
+}
 
 namespace providers {
 namespace {
 
 constexpr const char* kTable = "bacmr_vector";
 
-// Where the chunks live, whose vectors these are.
-std::string schema_of_chunks(const pg::Extension& extension) {
+// Where the chunks live, whose vectors these are; and whose they are.
+struct Home {
+  std::string schema;
+  Oid owner;
+};
+
+Home home_of_chunks(const pg::Extension& extension) {
   const sources::Sources sources = sources::Sources::load(extension);
   const sources::Source* chunks = sources.find("chunks");
   if (chunks == nullptr) {
@@ -23,7 +33,26 @@ std::string schema_of_chunks(const pg::Extension& extension) {
                       "the vector store in this database needs the source \"chunks\"", {},
                       "Attach it with bacmr_attach; the table bacmr_vector is then in its schema.");
   }
-  return chunks->schema;
+  return {chunks->schema, chunks->owner};
+}
+
+// Writing into a table runs the code of its owner (triggers, defaults, checks) with the rights of
+// whoever writes. Anybody who may create tables beside the chunks could put one there before we do.
+void require_trusted_owner(const std::string& table, Oid owner, const Home& home) {
+  if (owner == GetUserId() || owner == home.owner ||
+      pg::call([owner] { return superuser_arg(owner); })) {
+    return;
+  }
+  const std::string name = pg::quote_identifier(pg::role_name(owner));
+  throw core::Error(core::sqlstate::kInsufficientPrivilege,
+                    "table " + table + " belongs to the role " + name +
+                        ", whose code would run with the rights of " +
+                        pg::quote_identifier(pg::role_name(GetUserId())),
+                    "It must belong to whoever uses it, to the owner of the chunks, or to a "
+                    "superuser.",
+                    "If the table is what it should be: ALTER TABLE " + table + " OWNER TO " +
+                        pg::quote_identifier(pg::role_name(home.owner)) + ". Or act as " + name +
+                        ".");
 }
 
 [[noreturn]] void refuse(const std::string& table, const std::string& detail) {
@@ -101,20 +130,20 @@ void describe_embedding(pg::Spi& spi, Oid table, VectorTable& result) {
   }
 }
 
-std::optional<VectorTable> find_in(const pg::Extension& extension, const std::string& schema) {
+std::optional<VectorTable> find_in(const pg::Extension& extension, const Home& home) {
   pg::Spi spi;
   const pg::Rows rows = spi.query(
-      "SELECT c.oid, c.relkind::text FROM pg_catalog.pg_class c"
+      "SELECT c.oid, c.relkind::text, c.relowner FROM pg_catalog.pg_class c"
       " JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
       " WHERE n.nspname OPERATOR(pg_catalog.=) $1 AND c.relname OPERATOR(pg_catalog.=) $2",
-      {pg::Param::text(schema), pg::Param::text(kTable)});
+      {pg::Param::text(home.schema), pg::Param::text(kTable)});
   if (rows.empty()) {
     return std::nullopt;
   }
   VectorTable result;
   result.oid = rows.oid(0, 0);
-  result.schema = schema;
-  result.name = pg::quote_qualified(schema, kTable);
+  result.schema = home.schema;
+  result.name = pg::quote_qualified(home.schema, kTable);
   result.cosine = extension.object("bacmr_cosine");
   const Oid oid = result.oid;
   const std::string kind = rows.text(0, 1);
@@ -129,6 +158,7 @@ std::optional<VectorTable> find_in(const pg::Extension& extension, const std::st
   if (!has_key(spi, oid)) {
     refuse(result.name, "It has no unique index on (namespace, id).");
   }
+  require_trusted_owner(result.name, rows.oid(0, 2), home);
   return result;
 }
 
@@ -181,18 +211,18 @@ std::string VectorTable::similarity(const std::string& parameter) const {
 
 std::optional<VectorTable> find_vector_table() {
   const pg::Extension extension = pg::require_extension();
-  return find_in(extension, schema_of_chunks(extension));
+  return find_in(extension, home_of_chunks(extension));
 }
 
 VectorTable require_vector_table() {
   const pg::Extension extension = pg::require_extension();
-  const std::string schema = schema_of_chunks(extension);
-  if (auto table = find_in(extension, schema)) {
+  const Home home = home_of_chunks(extension);
+  if (auto table = find_in(extension, home)) {
     return *table;
   }
   try {
     pg::Subtransaction attempt;
-    create_in(schema);
+    create_in(home.schema);
     attempt.commit();
   } catch (pg::Error& error) {
     // Somebody else has made it meanwhile.
@@ -200,10 +230,10 @@ VectorTable require_vector_table() {
       throw;
     }
   }
-  auto table = find_in(extension, schema);
+  auto table = find_in(extension, home);
   if (!table) {
     throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
-                      "table " + pg::quote_qualified(schema, kTable) + " is not there");
+                      "table " + pg::quote_qualified(home.schema, kTable) + " is not there");
   }
   return *table;
 }

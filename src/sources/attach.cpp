@@ -224,9 +224,38 @@ void remember_columns(const pg::Extension& extension, const Source& source) {
       {pg::Param::text(source.source), pg::Param::text(names.str())});
 }
 
+// Found by their names alone, a table that somebody has put beside the application's would pass for
+// one of them, and its triggers run with the rights of the others' owner. Returns what is wrong, or
+// nothing. (Of superusers' tables there is nothing to fear; they count as one owner.)
+std::string mixed_owners(pg::Spi& spi, const std::vector<SchemaAttachment>& found) {
+  std::vector<std::string> oids;
+  for (const SchemaAttachment& each : found) {
+    if (holds_money(each.source)) {
+      oids.push_back(std::to_string(each.relation));
+    }
+  }
+  const Sources now = Sources::load(pg::require_extension());
+  for (const Source& each : now.all()) {
+    if (holds_money(each.source) && each.exists()) {
+      oids.push_back(std::to_string(each.oid));
+    }
+  }
+  const pg::Rows rows = spi.query(
+      "SELECT string_agg(DISTINCT quote_ident(r.rolname), ', ')"
+      " FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner WHERE c.oid = ANY ($1::oid[])"
+      " HAVING count(DISTINCT CASE WHEN r.rolsuper THEN 0 ELSE r.oid END) > 1",
+      {pg::Param::text_array(oids)});
+  return rows.empty()
+             ? std::string()
+             : "wallet, wallet_ledger and reservations belong to different roles (" +
+                   rows.text(0, 0) +
+                   "), so their names are not trusted: attach each by bacmr_attach(source, "
+                   "relation), or give them one owner";
+}
+
 // Attaches what `schema` holds under the source's own name; says what came of it.
 std::string attach_by_name(const pg::Extension& extension, const std::string& source, Oid relation,
-                           Request request) {
+                           const std::string& distrust, Request request) {
   request.source = source;
   lock_and_name(relation, request);
   const Sources before = Sources::load(extension);
@@ -243,6 +272,9 @@ std::string attach_by_name(const pg::Extension& extension, const std::string& so
   pg::Subtransaction attempt;
   const Source stored = store_and_load(extension, request);
   require_ownership(stored, "attach");
+  if (holds_money(source) && !distrust.empty()) {
+    return "invalid: " + distrust;  // the attempt is undone
+  }
   if (stored.problem.empty()) {
     remember_columns(extension, stored);
     attempt.commit();
@@ -353,10 +385,13 @@ std::vector<SchemaAttachment> attach_schema(const std::string& schema) {
   require_schema(spi, schema);
   std::vector<SchemaAttachment> result;
   for (const char* source : {"wallet", "wallet_ledger", "reservations", "chunks"}) {
-    const Oid relation = find_relation(spi, schema, source);
-    result.push_back({source, relation,
-                      OidIsValid(relation) ? attach_by_name(extension, source, relation, Request{})
-                                           : "missing"});
+    result.push_back({source, find_relation(spi, schema, source), "missing"});
+  }
+  const std::string distrust = mixed_owners(spi, result);
+  for (SchemaAttachment& each : result) {
+    if (OidIsValid(each.relation)) {
+      each.status = attach_by_name(extension, each.source, each.relation, distrust, Request{});
+    }
   }
   pg::wake_worker_at_commit();
   return result;
