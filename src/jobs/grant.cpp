@@ -7,6 +7,7 @@
 #include "core/error.hpp"
 #include "pg/entry.hpp"
 #include "pg/extension.hpp"
+#include "pg/lock.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 
@@ -140,6 +141,9 @@ Datum grant_function(pg::Args args) {
   const pg::Extension extension = pg::require_extension();
   const std::string schema = pg::quote_identifier(extension.schema);
   pg::Spi spi;
+  // Of two that grant on the same object at once the server ends one: "tuple concurrently updated".
+  constexpr std::uint32_t kGrant = 1001;
+  pg::JobLock::for_job(kGrant).acquire();
   spi.query("GRANT USAGE ON SCHEMA " + schema + " TO " + role);
   auto grant = [&](const char* what, const std::vector<const char*>& objects) {
     for (const char* object : objects) {

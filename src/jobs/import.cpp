@@ -14,6 +14,7 @@
 #include "pg/guard.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
+#include "pg/table_tree.hpp"
 
 extern "C" {
 #include "catalog/pg_type_d.h"
@@ -420,6 +421,8 @@ std::uint64_t load_rows(const ArtifactSource& source, Oid relation,
 ImportCounts import_rows(const ArtifactSource& source, Oid relation, OnConflict on_conflict,
                          UnknownColumns unknown) {
   source.require_sound();
+  // Its columns are looked up before anything is loaded: they must not change in between.
+  pg::lock_to_write(relation);
   const std::vector<TargetColumn> columns =
       columns_to_fill(source.manifest(), target_columns(relation), unknown, sql_name(relation));
   ImportCounts counts;

@@ -6,11 +6,16 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "pg/lock.hpp"
 #include "pg/log.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "pg/subtransaction.hpp"
 #include "sources/identity.hpp"
+
+extern "C" {
+#include "commands/trigger.h"
+}
 
 namespace jobs {
 namespace {
@@ -23,10 +28,9 @@ std::string changes(const pg::Extension& extension) {
   return extension.object("bacmr_chunk_change");
 }
 
-bool has_trigger(pg::Spi& spi, Oid table, const char* name) {
-  return !spi.query("SELECT 1 FROM pg_trigger WHERE tgrelid = $1 AND tgname = $2",
-                    {pg::Param::oid(table), pg::Param::text(name)})
-              .empty();
+// As it is now, whatever the transaction's snapshot.
+bool has_trigger(Oid table, const char* name) {
+  return pg::call([&] { return OidIsValid(get_trigger_oid(table, name, true)); });
 }
 
 // `table`: as SQL text has it.
@@ -43,20 +47,20 @@ void create_trigger(pg::Spi& spi, const pg::Extension& extension, const sources:
             " DEPENDS ON EXTENSION bacmr_ops");
 }
 
-// The table and its partitions: a partition inherits the trigger for rows, but none for TRUNCATE.
-void create_truncate_triggers(pg::Spi& spi, const pg::Extension& extension,
-                              const sources::Source& chunks) {
+// Of the table and its partitions: a partition inherits the trigger for rows, but none for TRUNCATE.
+std::vector<std::string> without_truncate_trigger(pg::Spi& spi, const sources::Source& chunks) {
   const pg::Rows tables = spi.query(
-      "SELECT format('%I.%I', n.nspname, c.relname) FROM (SELECT $1 AS relid UNION"
+      "SELECT c.oid, format('%I.%I', n.nspname, c.relname) FROM (SELECT $1 AS relid UNION"
       " SELECT relid FROM pg_partition_tree($1)) t JOIN pg_class c ON c.oid = t.relid"
-      " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')"
-      " AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = $2)"
-      " ORDER BY 1",
-      {pg::Param::oid(chunks.oid), pg::Param::text(kTruncateTrigger)});
+      " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') ORDER BY 2",
+      {pg::Param::oid(chunks.oid)});
+  std::vector<std::string> result;
   for (std::uint64_t i = 0; i < tables.size(); ++i) {
-    create_trigger(spi, extension, chunks, tables.text(i, 0), kTruncateTrigger, "TRUNCATE",
-                   "STATEMENT");
+    if (!has_trigger(tables.oid(i, 0), kTruncateTrigger)) {
+      result.push_back(tables.text(i, 1));
+    }
   }
+  return result;
 }
 
 }  // namespace
@@ -68,11 +72,18 @@ void start_capture(const pg::Extension& extension, const sources::Source& chunks
   pg::PinnedSettings settings;
   settings.set("lock_timeout", kLockTimeout);
   pg::Spi spi;
-  if (!has_trigger(spi, chunks.oid, kRowTrigger)) {
+  if (has_trigger(chunks.oid, kRowTrigger) && without_truncate_trigger(spi, chunks).empty()) {
+    return;
+  }
+  // Another session may be about to create them: whoever has the lock second finds them there.
+  spi.query("LOCK TABLE " + chunks.sql_name() + " IN SHARE ROW EXCLUSIVE MODE");
+  if (!has_trigger(chunks.oid, kRowTrigger)) {
     create_trigger(spi, extension, chunks, chunks.sql_name(), kRowTrigger,
                    "INSERT OR UPDATE OR DELETE", "ROW");
   }
-  create_truncate_triggers(spi, extension, chunks);
+  for (const std::string& table : without_truncate_trigger(spi, chunks)) {
+    create_trigger(spi, extension, chunks, table, kTruncateTrigger, "TRUNCATE", "STATEMENT");
+  }
 }
 
 void forget_unwanted_changes(const pg::Extension& extension) {
@@ -90,7 +101,8 @@ void stop_capture_if_idle(const pg::Extension& extension) {
     {
       const pg::AsExtensionOwner owner(extension.owner);
       pg::PinnedSettings settings;
-      settings.set("lock_timeout", "500ms");
+      // Less than deadlock_timeout: whoever waits for us meanwhile must not be ended for it.
+      settings.set("lock_timeout", pg::yielding_lock_timeout(500).c_str());
       pg::Spi spi;
       const pg::Rows triggers = spi.query(
           "SELECT tgname::text, tgrelid::regclass::text FROM pg_trigger WHERE tgname IN"

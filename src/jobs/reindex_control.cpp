@@ -60,6 +60,17 @@ Datum pause_job(pg::Args args) {
   });
 }
 
+// A repair looks for what is missing when it begins; any other job has to have followed the changes
+// without a gap.
+void open_again(const pg::Extension& extension, const ReindexJob& job, const std::string& set) {
+  if (!job.repair) {
+    require_followed(job);
+  }
+  require_no_other_job(extension, job.space, job.id);
+  refuse_another_job(job.space, job.target,
+                     [&] { update_reindex_job(extension, job.id, set + ", capturing = true"); });
+}
+
 Datum resume_job(pg::Args args) {
   const std::optional<double> max_cost = args.numeric(1);
   if (max_cost && !(*max_cost >= 0)) {
@@ -76,8 +87,7 @@ Datum resume_job(pg::Args args) {
     if (job.status != "paused" && job.status != "failed") {
       throw wrong_reindex_status(job, "resumed", "Only a job that is paused or failed can be.");
     }
-    update_reindex_job(extension, job.id,
-                       "status = 'queued', error = NULL, finished_at = NULL, capturing = true");
+    open_again(extension, job, "status = 'queued', error = NULL, finished_at = NULL");
     if (max_cost) {
       update_reindex_job(extension, job.id, "max_cost = $2::numeric", {std::to_string(*max_cost)});
     }
@@ -114,8 +124,7 @@ Datum retry_job(pg::Args args) {
     }
     add_changes(extension, job.space, ids);
     if (job.status == "completed" || job.status == "failed") {
-      update_reindex_job(extension, job.id,
-                         "status = 'queued', verified_at = NULL, finished_at = NULL");
+      open_again(extension, job, "status = 'queued', verified_at = NULL, finished_at = NULL");
     }
   });
 }

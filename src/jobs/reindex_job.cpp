@@ -196,6 +196,55 @@ void require_reindex_rights(const ReindexJob& job) {
   }
 }
 
+void require_no_other_job(const pg::Extension& extension, const std::string& space,
+                          std::int64_t id) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows open = spi.query(
+      "SELECT job_id, swapped_at IS NOT NULL FROM " + extension.object("bacmr_reindex_job") +
+          " WHERE namespace = $1 AND job_id <> $2 AND (capturing"
+          " OR status IN ('queued', 'running', 'paused', 'verifying')) ORDER BY job_id LIMIT 1",
+      {pg::Param::text(space), pg::Param::int8(id)});
+  if (open.empty()) {
+    return;
+  }
+  const std::string other = std::to_string(open.int8(0, 0));
+  if (open.boolean(0, 1)) {
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                      "reindex job " + other + " of the namespace \"" + space +
+                          "\" still has changes of chunks to deal with",
+                      {}, "Wait for it, or CALL bacmr_reindex_run(" + other + ").");
+  }
+  throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                    "the namespace \"" + space + "\" has a reindex job already: " + other, {},
+                    "Let it run and swap it, or SELECT bacmr_reindex_cancel(" + other + ").");
+}
+
+void require_followed(const ReindexJob& job) {
+  if (!job.capturing) {
+    throw core::Error(
+        core::sqlstate::kObjectNotInPrerequisiteState,
+        "changes of the chunks are not followed any more for reindex job " + std::to_string(job.id),
+        "A newer job of the namespace was queued after it was completed.",
+        "Swap the newer one; SELECT bacmr_reindex_cancel(" + std::to_string(job.id) +
+            "), then bacmr_reindex_discard, deletes the target of this one.");
+  }
+}
+
+core::Error another_job_won(const pg::Error& error, const std::string& space,
+                            const std::string& target) {
+  const char* index = error.data().constraint_name;
+  if (index != nullptr && std::string(index) == "bacmr_reindex_job_target_idx") {
+    return {core::sqlstate::kObjectNotInPrerequisiteState,
+            "the target namespace \"" + target + "\" is in use",
+            "Another session has just queued a job with that target.",
+            "Choose another, or leave it out: the next version of the name is taken."};
+  }
+  return {core::sqlstate::kObjectNotInPrerequisiteState,
+          "the namespace \"" + space + "\" has a reindex job already",
+          "Another session has just queued it.", "SELECT * FROM bacmr_reindex_status shows it."};
+}
+
 core::Error wrong_reindex_status(const ReindexJob& job, const std::string& action,
                                  const std::string& hint) {
   return {

@@ -5,6 +5,7 @@
 #include "pg/postgres.hpp"
 
 #include "core/error.hpp"
+#include "pg/error.hpp"
 #include "pg/extension.hpp"
 #include "pg/security.hpp"
 #include "sources/source.hpp"
@@ -87,6 +88,31 @@ class AsReindexRole {
   bool other_;
   pg::AsUser user_;
 };
+
+// An error (55000) where the namespace has a job, other than `id`, that is open, or that changes of
+// the chunks are noted for: of two, one would take them from the other.
+void require_no_other_job(const pg::Extension& extension, const std::string& space,
+                          std::int64_t id);
+
+// An error (55000) where changes of the chunks are not noted for the job any more: what it has in
+// its target may be out of date, and nobody could tell.
+void require_followed(const ReindexJob& job);
+
+// For a statement that opens a job: another session's, which nobody could see yet, is the same
+// error as one that is seen.
+core::Error another_job_won(const pg::Error& error, const std::string& space,
+                            const std::string& target);
+template <class Statement>
+auto refuse_another_job(const std::string& space, const std::string& target, Statement statement) {
+  try {
+    return statement();
+  } catch (const pg::Error& e) {
+    if (e.code() == ERRCODE_UNIQUE_VIOLATION) {
+      throw another_job_won(e, space, target);
+    }
+    throw;
+  }
+}
 
 core::Error wrong_reindex_status(const ReindexJob& job, const std::string& action,
                                  const std::string& hint);

@@ -234,47 +234,31 @@ std::int64_t insert_job(const pg::Extension& extension, const Request& request, 
                 extension.object("bacmr_chunk_change") +
                 " c WHERE c.namespace = j.namespace OR c.namespace IS NULL))",
             {pg::Param::text(request.space)});
-  const pg::Rows open = spi.query(
-      "SELECT job_id, swapped_at IS NOT NULL FROM " + jobs +
-          " WHERE namespace = $1 AND (status IN ('queued', 'running', 'paused', 'verifying')"
-          " OR capturing) ORDER BY job_id LIMIT 1",
-      {pg::Param::text(request.space)});
-  if (!open.empty() && open.boolean(0, 1)) {
-    const std::string id = std::to_string(open.int8(0, 0));
-    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
-                      "reindex job " + id + " of the namespace \"" + request.space +
-                          "\" still has changes of chunks to deal with",
-                      {}, "Wait for it, or CALL bacmr_reindex_run(" + id + ").");
-  }
-  if (!open.empty()) {
-    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
-                      "the namespace \"" + request.space +
-                          "\" has a reindex job already: " + std::to_string(open.int8(0, 0)),
-                      {},
-                      "Let it run and swap it, or SELECT bacmr_reindex_cancel(" +
-                          std::to_string(open.int8(0, 0)) + ").");
-  }
+  require_no_other_job(extension, request.space, 0);
   const auto number = [](const std::optional<double>& value) {
     return pg::Param::text(value ? std::optional(std::to_string(*value)) : std::nullopt);
   };
-  const pg::Rows rows = spi.query(
-      "INSERT INTO " + extension.object("bacmr_reindex_job") +
-          " (kind, namespace, old_namespace, target_namespace, embedder, vector_store, model,"
-          "  dimensions, price, batch_size, concurrency, max_cost, role_name, total_chunks, walked,"
-          "  request_id, system_identifier, database_oid)"
-          " VALUES ($1, $2, $3, $4, $5, $6, $7, $8::int, $9::numeric, $10::int, $11::int,"
-          "  $12::numeric, $13, $14, $15, $16, $17, $18) RETURNING job_id",
-      {pg::Param::text(request.repair ? "repair" : "reindex"), pg::Param::text(request.space),
-       pg::Param::text(plan.old), pg::Param::text(plan.target), pg::Param::text(plan.embedder),
-       pg::Param::text(plan.vector_store), pg::Param::text(plan.model),
-       pg::Param::text(plan.dimensions ? std::optional(std::to_string(*plan.dimensions))
-                                       : std::nullopt),
-       number(plan.price), pg::Param::int8(std::int64_t{request.batch_size}),
-       pg::Param::int8(std::int64_t{request.concurrency}), number(request.max_cost),
-       pg::Param::text(role), pg::Param::int8(plan.chunks), pg::Param::boolean(request.repair),
-       pg::Param::text(request_id), pg::Param::text(sources::cluster_identity()),
-       pg::Param::oid(MyDatabaseId)});
-  return rows.int8(0, 0);
+  return refuse_another_job(request.space, plan.target, [&] {
+    const pg::Rows rows = spi.query(
+        "INSERT INTO " + extension.object("bacmr_reindex_job") +
+            " (kind, namespace, old_namespace, target_namespace, embedder, vector_store, model,"
+            "  dimensions, price, batch_size, concurrency, max_cost, role_name, total_chunks, "
+            "walked,"
+            "  request_id, system_identifier, database_oid)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8::int, $9::numeric, $10::int, $11::int,"
+            "  $12::numeric, $13, $14, $15, $16, $17, $18) RETURNING job_id",
+        {pg::Param::text(request.repair ? "repair" : "reindex"), pg::Param::text(request.space),
+         pg::Param::text(plan.old), pg::Param::text(plan.target), pg::Param::text(plan.embedder),
+         pg::Param::text(plan.vector_store), pg::Param::text(plan.model),
+         pg::Param::text(plan.dimensions ? std::optional(std::to_string(*plan.dimensions))
+                                         : std::nullopt),
+         number(plan.price), pg::Param::int8(std::int64_t{request.batch_size}),
+         pg::Param::int8(std::int64_t{request.concurrency}), number(request.max_cost),
+         pg::Param::text(role), pg::Param::int8(plan.chunks), pg::Param::boolean(request.repair),
+         pg::Param::text(request_id), pg::Param::text(sources::cluster_identity()),
+         pg::Param::oid(MyDatabaseId)});
+    return rows.int8(0, 0);
+  });
 }
 
 // The caller starts the capture afterwards: its lock is held until the transaction ends, and no

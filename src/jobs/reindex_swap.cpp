@@ -17,6 +17,7 @@
 #include "pg/spi.hpp"
 #include "pg/subtransaction.hpp"
 #include "pg/transaction_end.hpp"
+#include "pg/wait.hpp"
 
 extern "C" {
 #include "miscadmin.h"
@@ -88,14 +89,7 @@ void require_swappable(const pg::Extension& extension, const ReindexJob& job, bo
                       "reindex job " + std::to_string(job.id) + " has been swapped already", {},
                       "SELECT bacmr_reindex_rollback(namespace) goes back.");
   }
-  if (!job.capturing) {
-    throw core::Error(
-        core::sqlstate::kObjectNotInPrerequisiteState,
-        "changes of the chunks are not followed any more for reindex job " + std::to_string(job.id),
-        "A newer job of the namespace was queued after it was completed.",
-        "Swap the newer one; SELECT bacmr_reindex_cancel(" + std::to_string(job.id) +
-            "), then bacmr_reindex_discard, deletes the target of this one.");
-  }
+  require_followed(job);
   const std::string model = active_model(extension, job.space);
   if (is_local(job.model) && !is_local(model) && !model.empty() && !force) {
     throw core::Error(
@@ -303,6 +297,31 @@ Datum cleanup_function(pg::Args args) {
   return pg::void_result();
 }
 
+// Who works on a job looks at its row twice a second, and stores nothing more once it is cancelled.
+// Until then its target must not be deleted: what is on its way would come in afterwards.
+void await_end_of_work(const ReindexJob& job) {
+  constexpr int kTries = 100;
+  constexpr std::int64_t kPauseUs = 100'000;
+  const pg::JobLock lock = pg::JobLock::for_reindex(job.id);
+  for (int i = 0; !lock.try_acquire(pg::LockSpan::kTransaction); ++i) {
+    if (i == kTries) {
+      throw core::Error(core::sqlstate::kLockNotAvailable,
+                        "another process still works on reindex job " + std::to_string(job.id), {},
+                        "Try again in a moment.");
+    }
+    pg::wait_interruptibly(kPauseUs);
+  }
+}
+
+void require_discardable(const pg::Extension& extension, const ReindexJob& job) {
+  const bool given_up = job.status == "failed" || job.status == "cancelled";
+  if ((!given_up && !was_rolled_back(extension, job)) || job.repair) {
+    throw wrong_reindex_status(job, "discarded",
+                               "Only the target of a failed or cancelled job can be, or of one "
+                               "that was rolled back; cancel it first.");
+  }
+}
+
 Datum discard_function(pg::Args args) {
   const std::int64_t id = job_argument(args);
   const pg::Extension extension = pg::require_extension();
@@ -312,17 +331,15 @@ Datum discard_function(pg::Args args) {
     take_switch_lock();
     const ReindexJob job = load_reindex_job(extension, id);
     require_reindex_rights(job);
-    const bool given_up = job.status == "failed" || job.status == "cancelled";
-    if ((!given_up && !was_rolled_back(extension, job)) || job.repair) {
-      throw wrong_reindex_status(job, "discarded",
-                                 "Only the target of a failed or cancelled job can be, or of one "
-                                 "that was rolled back; cancel it first.");
-    }
+    require_discardable(extension, job);
+    await_end_of_work(job);
     if (is_active(extension, job.target)) {
       throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
                         "the namespace \"" + job.target + "\" is active, so it is not deleted");
     }
     delete_namespace(job, job.vector_store, job.target);
+    // Somebody may have resumed it meanwhile: then it is theirs, and finds out what is missing.
+    require_discardable(extension, lock_reindex_job(extension, id));
     forget_previous(extension, job.space, job.target);
     update_reindex_job(extension, id,
                        "status = 'cancelled', capturing = false, cleaned_at = clock_timestamp()");

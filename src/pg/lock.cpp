@@ -9,6 +9,7 @@ extern "C" {
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "utils/inval.h"
 }
 
 namespace pg {
@@ -39,6 +40,14 @@ JobLock JobLock::for_run(std::int64_t run_id) { return {kRun, static_cast<std::u
 
 JobLock JobLock::for_reindex(std::int64_t job_id) {
   return {kReindex, static_cast<std::uint64_t>(job_id)};
+}
+
+void JobLock::acquire() const {
+  call([&] {
+    const LOCKTAG tag = make_tag(kind_, number_);
+    LockAcquire(&tag, ExclusiveLock, false, false);
+    AcceptInvalidationMessages();
+  });
 }
 
 bool JobLock::try_acquire(LockSpan span) const {

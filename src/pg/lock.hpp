@@ -27,6 +27,9 @@ class JobLock {
   // One lock a reindex job: held by the one process that works on it.
   static JobLock for_reindex(std::int64_t job_id);
 
+  // Waits for it, to the end of the transaction. What others have committed under it is seen then,
+  // in the catalogue too.
+  void acquire() const;
   // Never waits. With kSession, pair it with release().
   bool try_acquire(LockSpan span) const;
   void release() const;  // of kSession

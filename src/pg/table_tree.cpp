@@ -38,6 +38,20 @@ bool is_distributed(Oid relation) {
               .empty();
 }
 
+void lock_to_write(Oid relation) {
+  call([relation] {
+    if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation))) {
+      ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE),
+              errmsg("there is no relation with the OID %u", relation));
+    }
+    LockRelationOid(relation, RowExclusiveLock);
+    if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation))) {
+      ereport(ERROR, errcode(ERRCODE_UNDEFINED_TABLE),
+              errmsg("the table was dropped while its lock was waited for"));
+    }
+  });
+}
+
 std::optional<std::vector<Oid>> plain_tables(Oid relation) {
   const bool partitioned =
       call([relation] { return get_rel_relkind(relation) == RELKIND_PARTITIONED_TABLE; });

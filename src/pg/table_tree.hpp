@@ -17,6 +17,10 @@ void lock_tree(Oid relation);
 // Needs an SPI connection.
 bool is_distributed(Oid relation);
 
+// Locks a relation in ROW EXCLUSIVE mode until the transaction ends, before its columns are looked
+// up. An error (42P01) where it is not there, or is gone when the lock has been waited for.
+void lock_to_write(Oid relation);
+
 // The ordinary tables below `relation` (itself, or the leaves of its partition tree), locked in
 // ACCESS SHARE mode until the transaction ends. Nothing where the tree holds anything else: views,
 // foreign tables, inheritance children, distributed tables. Needs an SPI connection.

@@ -14,6 +14,7 @@ extern "C" {
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 }
 
 namespace sources {
@@ -222,6 +223,14 @@ Sources Sources::read(const pg::Extension& extension, const std::string& query,
         if (usable(rows.text(i, 10), column.type)) {
           result.all_.back().columns.emplace(rows.text(i, 10), std::move(column));
         }
+      }
+    }
+    // A fixed snapshot shows what has been dropped since, and so may any for a moment.
+    for (Source& source : result.all_) {
+      if (source.exists() && pg::call([&] {
+            return !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(source.oid));
+          })) {
+        source.oid = InvalidOid;
       }
     }
     validate(result.all_);

@@ -9,11 +9,13 @@
 #include "sources/source.hpp"
 
 extern "C" {
+#include "access/htup_details.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
+#include "utils/syscache.h"
 }
 
 namespace sources {
@@ -214,12 +216,25 @@ std::string first_of(std::initializer_list<std::string> problems) {
   return {};
 }
 
+// False too where the table has just been dropped: it is not locked here.
+bool is_temporary(Oid table) {
+  return pg::call([table] {
+    HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+    if (!HeapTupleIsValid(tuple)) {
+      return false;
+    }
+    const char persistence = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relpersistence;
+    ReleaseSysCache(tuple);
+    return persistence == RELPERSISTENCE_TEMP;
+  });
+}
+
 std::string own_problem(const Source& source) {
   if (!is_plain(source) && source.kind != RELKIND_VIEW && source.kind != RELKIND_MATVIEW &&
       source.kind != RELKIND_FOREIGN_TABLE) {
     return "it is not a table";
   }
-  if (pg::call([&] { return get_rel_persistence(source.oid) == RELPERSISTENCE_TEMP; })) {
+  if (is_temporary(source.oid)) {
     return "it is a temporary table";
   }
   if (std::string missing = first_of(
