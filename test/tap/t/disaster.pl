@@ -6,8 +6,7 @@
 use strict;
 use warnings;
 use BacmrTest;
-use Cwd ();
-use File::Basename qw(dirname);
+use DocBlocks;
 use File::Path qw(remove_tree);
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -15,61 +14,20 @@ use Time::HiRes qw(time);
 
 my $CHUNKS = $ENV{BACMR_DISASTER_CHUNKS} || 10_000;
 my $WALLETS = 10_000;
-my $DOCS = $ENV{BACMR_DOCS} // dirname(Cwd::realpath(__FILE__)) . '/../../../docs';
 
 # --- the pages -----------------------------------------------------------------------------------
 
-# The marked blocks by name: [ language, text ]. Blocks in lists are indented.
-my %blocks;
+my $docs = DocBlocks->new('app', qw(runbooks.md exports.md));
+my $values = $docs->values;
 
-sub read_blocks {
-    my ($file) = @_;
-    my $before = keys %blocks;
-    my $text = slurp_file($file);
-    my $marks = () = $text =~ /<!-- test:/g;
-    while ($text =~ /^( *)<!-- test: ([\w-]+) -->\n\1```(sql|sh)\n(.*?\n)\1```$/msg) {
-        my ($indent, $name, $language, $block) = ($1, $2, $3, $4);
-        die "two blocks are named $name\n" if $blocks{$name};
-        $block =~ s/^$indent//mg;
-        $blocks{$name} = [ $language, $block ];
-    }
-    is(keys(%blocks) - $before, $marks, 'every mark of the page belongs to a block');
-    cmp_ok($marks, '>', 0, 'and there are some');
-    return;
-}
-
-read_blocks("$DOCS/$_") for qw(runbooks.md exports.md);
-my %used;
-# What the reader fills in, by the name in angle brackets.
-my %values;
-
-# Runs a block in the database "app" of the node, which need not be up for a shell block. Lines that
-# match $without are left out. Returns what it prints; a failure fails the test.
+# step(NODE, BLOCK, WITHOUT): see DocBlocks.
 sub step {
     my ($node, $name, $without) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
-    my $block = $blocks{$name} or die "the page has no block $name\n";
-    $used{$name} = 1;
-    my ($language, $text) = @$block;
-    $text = join '', grep { !/$without/ } split /^/, $text if $without;
-    $text =~ s{<([a-z]+)>}{$values{$1} // die "nothing to fill in for <$1> in $name\n"}ge;
-    local %ENV = (%ENV, PGHOST => $node->host, PGPORT => $node->port, PGDATABASE => 'app');
-    my $file = "${PostgreSQL::Test::Utils::tmp_check}/step";
-    unlink $file, "$file.out", "$file.err";
-    append_to_file($file, $text);
-    my $command = $language eq 'sql' ? 'psql -XAtq -v ON_ERROR_STOP=1 -f' : 'bash -euo pipefail';
-    # Into files: a server that is started here would keep a pipe open.
-    my $start = time;
-    my $status = system("$command '$file' >'$file.out' 2>'$file.err' </dev/null");
-    my $seconds = time - $start;
-    my $out = slurp_file("$file.out");
-    is($status, 0, "the commands of $name") or diag($out . slurp_file("$file.err"));
-    note(sprintf 'seconds: %-16s %8.2f', $name, $seconds);
-    chomp $out;
-    return $out;
+    return $docs->step($node, $name, without => $without);
 }
 
-sub fill_in { %values = (%values, @_); return; }
+sub fill_in { $docs->fill_in(@_); return; }
 
 # --- the application -----------------------------------------------------------------------------
 
@@ -302,7 +260,7 @@ is_deeply(all_rows($main), $before, 'table truncated: every row is back');
 $main->safe_psql('app', q{DELETE FROM chunks WHERE namespace = 'grade-10-math';
     UPDATE chunks SET content = 'damaged' WHERE chunk_index = 3});
 is($main->safe_psql('app',
-        "SELECT read = updated + inserted FROM bacmr_import_chunks('$values{source}', on_conflict => 'update')"),
+        "SELECT read = updated + inserted FROM bacmr_import_chunks('$values->{source}', on_conflict => 'update')"),
     't', 'table damaged: rows are inserted and updated');
 is_deeply(all_rows($main), $before, 'every row is as it was');
 
@@ -318,14 +276,14 @@ use_wallets($main, $WALLETS + 1, $WALLETS + 50);
 my %later = map { $_ => rows_of($main, $_) } grep { $_ ne 'chunks' } @TABLES;
 archived($main, (split /\n/, step($main, 'beside-switch'))[0]);
 step($main, 'beside-recover');
-is(`psql -XAtq -h @{[ $main->host ]} -p $values{copyport} -d app -c "SELECT current_setting('archive_mode'),
+is(`psql -XAtq -h @{[ $main->host ]} -p $values->{copyport} -d app -c "SELECT current_setting('archive_mode'),
         count(*) FROM pg_stat_activity WHERE backend_type = 'bacmr_ops worker'"`,
     "off|0\n", 'the copy archives nothing and expires nothing');
 fill_in(path => step($main, 'beside-export'));
 step($main, 'table-create');
 like(step($main, 'beside-import'), qr/\nt\|\d+\|0\|0\|0\|/, 'the drill finds no difference');
 step($main, 'beside-remove');
-ok(!-e $values{copy}, 'the copy is gone');
+ok(!-e $values->{copy}, 'the copy is gone');
 is(rows_of($main, 'chunks'), $before->{chunks}, 'nothing is missing: not even what no export had');
 is_deeply({ map { $_ => rows_of($main, $_) } keys %later },
     \%later, 'and the other tables went on meanwhile');
@@ -381,7 +339,7 @@ like(step($main, 'cluster-prove'), qr/^@{[ $WALLETS + 120 ]}\|\d+\|0\|0\n/, 'and
 # --- only exports are left -----------------------------------------------------------------------
 
 my @urls = map { (split /\|/)[1] } split /\n/, step($main, 'before-wallets');
-is(scalar(grep { m{^file://\Q$values{store}\E/app/dr_export_} && -s s{^file://}{}r } @urls),
+is(scalar(grep { m{^file://\Q$values->{store}\E/app/dr_export_} && -s s{^file://}{}r } @urls),
     3, 'the wallets are in the store');
 my @names = map { s{.*/}{}r } @urls;
 fill_in(
@@ -398,7 +356,7 @@ my $other = new_server('other', conf => [ q{bacmr.expire_interval = '1s'} ]);
 $other->safe_psql('postgres', 'CREATE DATABASE app');
 step($other, 'exports-create');
 my $listing = step($other, 'exports-list');
-like($listing, qr/^\{"file":"\Q$values{wallet}\E","relation":"public.wallet","rows":\d+,/m,
+like($listing, qr/^\{"file":"\Q$values->{wallet}\E","relation":"public.wallet","rows":\d+,/m,
     'manifests tell what is there');
 like(step($other, 'exports-chunks'), qr/^t\|(\d+)\|.*\n\d+\|\1\|\1\|0\|0$/, 'the chunks are whole and imported');
 step($other, 'exports-wallets');
@@ -411,13 +369,13 @@ cmp_ok($other->safe_psql('app', 'SELECT max(id) FROM wallet_ledger'), '>=', $nex
 
 # --- the blob store is lost ----------------------------------------------------------------------
 
-remove_tree($values{store});
-like(error_of($other, 'app', "SELECT bacmr_verify_export('dr/app/$values{chunks}')"),
+remove_tree($values->{store});
+like(error_of($other, 'app', "SELECT bacmr_verify_export('dr/app/$values->{chunks}')"),
     qr/ERROR:  58P01: /, 'blob store lost: the export is not to be found');
 like(error_of($other, 'app', q{CALL bacmr_run_job('export')}), qr/ERROR:  58P01: /,
     'the scheduled export fails');
 like($other->safe_psql('app', q{SELECT status || ' ' || error FROM bacmr_job_run WHERE job = 'export'
-    ORDER BY run_id DESC LIMIT 1}), qr/^failed step (?:export|upload): .*\Q$values{store}\E/,
+    ORDER BY run_id DESC LIMIT 1}), qr/^failed step (?:export|upload): .*\Q$values->{store}\E/,
     'and its run says what is gone');
 step($other, 'blob-local');
 is($other->safe_psql('app', q{SELECT detail->>'url' IS NULL AND (pg_stat_file(detail->>'path')).size > 0
@@ -426,10 +384,10 @@ is($other->safe_psql('app', q{SELECT detail->>'url' IS NULL AND (pg_stat_file(de
 step($other, 'blob-server');
 step($other, 'blob-export');
 fill_in(source => step($other, 'blob-choose'));
-like($values{source}, qr{^dr2/app/dr_export_chunks_}, 'the export is in the new store');
+like($values->{source}, qr{^dr2/app/dr_export_chunks_}, 'the export is in the new store');
 like(step($other, 'blob-prove'), qr/^t\|(\d+)\|.*\nt\|\1\|0\|0\|0\|/, 'whole, and restored without a difference');
 is(rows_of($other, 'chunks'), $before->{chunks}, 'the chunks are what they were');
 $other->stop;
 
-is_deeply([ grep { !$used{$_} } sort keys %blocks ], [], 'every marked block of the page was run');
+$docs->all_were_run;
 done_testing();
