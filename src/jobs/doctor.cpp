@@ -20,6 +20,7 @@
 #include "pg/spi.hpp"
 #include "pg/subtransaction.hpp"
 #include "providers/vector_index.hpp"
+#include "sources/indexes.hpp"
 #include "sources/source.hpp"
 
 namespace jobs {
@@ -122,26 +123,11 @@ class Doctor {
     }
   }
 
-  // An index of all rows, or of those that `predicate` (as the server prints it, with the type of
-  // the constant left out) names, that begins with the column; a unique one on it alone.
-  bool has_index(const sources::Source& source, const char* column, bool unique,
-                 const std::string& predicate = "") {
-    pg::Spi spi;
-    return !spi.query(
-                   "SELECT 1 FROM pg_index WHERE indrelid = $1 AND indisvalid AND indkey[0] = $2"
-                   " AND (NOT $3 OR (indisunique AND indnkeyatts = 1))"
-                   " AND (indpred IS NULL OR regexp_replace(pg_get_expr(indpred, indrelid),"
-                   "  '::[^)]*|[()]', '', 'g') = $4) LIMIT 1",
-                   {pg::Param::oid(source.oid), pg::Param::int2(source.columns.at(column).number),
-                    pg::Param::boolean(unique), pg::Param::text(predicate)})
-                .empty();
-  }
-
   void check_indexes() {
     const sources::Source* reservations = usable("reservations");
     const sources::Source* ledger = usable("wallet_ledger");
     if (reservations != nullptr && reservations->expiry_problem.empty() &&
-        !has_index(*reservations, "expires_at", false,
+        !sources::has_index(*reservations, "expires_at", false,
                    reservations->col("status") + " = 'reserved'")) {
       add("indexes", "warning",
           "each expiry tick reads all of " + reservations->sql_name() + ": no index begins with " +
@@ -153,7 +139,7 @@ class Doctor {
     if (ledger == nullptr || !ledger->expiry_problem.empty()) {
       return;
     }
-    if (!has_index(*ledger, "user_id", false)) {
+    if (!sources::has_index(*ledger, "user_id", false)) {
       add("indexes", "warning",
           "recheck_after reads all of " + ledger->sql_name() + ": no index begins with " +
               ledger->col("user_id"),
@@ -161,7 +147,7 @@ class Doctor {
               ")");
     }
     if (reservations != nullptr && reservations->refund && ledger->has("reservation_id") &&
-        !has_index(*ledger, "reservation_id", true,
+        !sources::has_index(*ledger, "reservation_id", true,
                    ledger->col("reason") + " = 'reservation_expired'")) {
       add("indexes", "warning",
           "nothing in " + ledger->sql_name() + " forbids a second refund of one reservation",
@@ -214,10 +200,8 @@ class Doctor {
     if (usable("wallet") == nullptr) {
       return;
     }
-    if (const std::string problem = schedule_problem(); !problem.empty()) {
-      add("schedule", "warning", problem,
-          "load pg_cron (shared_preload_libraries; CREATE EXTENSION pg_cron), then SELECT * FROM "
-          "bacmr_schedule()");
+    if (const auto problem = schedule_problem()) {
+      add("schedule", "warning", problem->finding, problem->fix);
     }
     add_rows("runs", "warning",
              "SELECT CASE WHEN last IS NULL THEN 'the wallets have never been reconciled'"

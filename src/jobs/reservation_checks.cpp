@@ -4,6 +4,7 @@
 
 #include "pg/row_store.hpp"
 #include "pg/security.hpp"
+#include "sources/indexes.hpp"
 
 extern "C" {
 #include "catalog/pg_class.h"
@@ -111,17 +112,10 @@ std::string duplicate_query(const Check& check) {
 
 // Where a unique index forbids a second refund, looking for one is in vain.
 bool index_forbids_duplicates(const Source& ledger) {
-  pg::Spi spi;
   // An index knows nothing of the rows of inheritance children.
   return (ledger.kind == RELKIND_PARTITIONED_TABLE || !ledger.has_children) &&
-         !spi.query(
-                 "SELECT 1 FROM pg_index WHERE indrelid = $1 AND indisunique AND indisvalid"
-                 " AND indexprs IS NULL AND indnkeyatts = 1 AND indkey[0] = $2"
-                 " AND (indpred IS NULL OR pg_get_expr(indpred, indrelid) = $3) LIMIT 1",
-                 {pg::Param::oid(ledger.oid),
-                  pg::Param::int2(ledger.columns.at("reservation_id").number),
-                  pg::Param::text("(" + ledger.col("reason") + " = 'reservation_expired'::text)")})
-              .empty();
+         sources::has_index(ledger, "reservation_id", true,
+                            ledger.col("reason") + " = 'reservation_expired'");
 }
 
 }  // namespace

@@ -214,7 +214,8 @@ Datum unschedule_function(pg::Args) {
 
 }  // namespace
 
-std::string schedule_problem() {
+std::optional<ScheduleProblem> schedule_problem() {
+  const std::string then = "SELECT * FROM bacmr_schedule()";
   try {
     require_cron();
     const std::string scheduled =
@@ -222,9 +223,12 @@ std::string schedule_problem() {
                                       .text("database", current_database())
                                       .text("jobname", job_name("reconcile"))
                                       .str());
-    return scheduled == "true" ? "" : "pg_cron does not reconcile the wallets of this database";
+    if (scheduled == "true") {
+      return std::nullopt;
+    }
+    return ScheduleProblem{"pg_cron does not reconcile the wallets of this database", then};
   } catch (const core::Error& e) {
-    return e.message();
+    return ScheduleProblem{e.message(), e.hint() + " Then " + then};
   }
 }
 

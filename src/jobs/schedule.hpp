@@ -1,11 +1,16 @@
 // This database's jobs in pg_cron.
 #pragma once
 
+#include <optional>
 #include <string>
 
 namespace jobs {
 
-// Why pg_cron will not reconcile this database's wallets, or ''. Looks as the current user.
-std::string schedule_problem();
+struct ScheduleProblem {
+  std::string finding;
+  std::string fix;
+};
+// Why pg_cron will not reconcile this database's wallets. Looks as the current user.
+std::optional<ScheduleProblem> schedule_problem();
 
 }  // namespace jobs
