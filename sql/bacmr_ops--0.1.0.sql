@@ -278,7 +278,9 @@ CREATE VIEW @extschema@.bacmr_status AS
          last.run_id AS last_run_id, last.status AS last_status, last.started_at AS last_run_at,
          good.finished_at AS last_success_at,
          -- A clock that was set back must not make it younger than new.
-         greatest(pg_catalog.clock_timestamp() - good.finished_at, '0') AS age,
+         CASE WHEN good.finished_at IS NOT NULL
+              THEN greatest(pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - good.finished_at), '0')
+              END AS age,
          CASE WHEN p.job IS NOT NULL THEN p.reason
               WHEN last.status = 'running' AND live.yes THEN 'wait for it to end'
               WHEN last.status = 'running'
@@ -308,7 +310,8 @@ CREATE VIEW @extschema@.bacmr_status AS
                      LIMIT 1) live ON true
   UNION ALL
   SELECT w.worker, w.state, NULL, NULL, w.last_tick_at, w.last_expired_at,
-         greatest(pg_catalog.clock_timestamp() - w.last_tick_at, '0'),
+         CASE WHEN w.last_tick_at IS NOT NULL
+              THEN greatest(pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - w.last_tick_at), '0') END,
          CASE WHEN w.last_error IS NOT NULL THEN 'mend the cause: ' || w.last_error END
   FROM @extschema@.bacmr_worker_status() w;
 COMMENT ON VIEW @extschema@.bacmr_status IS 'the state of each job and worker, and what to do about it';
@@ -593,11 +596,13 @@ CREATE VIEW @extschema@.bacmr_reindex_status AS
          CASE WHEN j.total_chunks > 0
               THEN least(pg_catalog.round(100.0 * j.processed_chunks / j.total_chunks, 1), 100)
               WHEN j.status = 'completed' THEN 100.0 ELSE 0.0 END AS progress_pct,
-         CASE WHEN j.working_seconds > 0 THEN j.processed_chunks / j.working_seconds END
+         CASE WHEN j.working_seconds > 0
+              THEN pg_catalog.round((j.processed_chunks / j.working_seconds)::numeric, 1)::float8 END
            AS chunks_per_second,
          CASE WHEN j.status IN ('queued', 'running') AND j.processed_chunks > 0
-              THEN pg_catalog.make_interval(secs => greatest(j.total_chunks - j.processed_chunks, 0)
-                                         * j.working_seconds / j.processed_chunks) END AS eta,
+              THEN pg_catalog.make_interval(
+                     secs => pg_catalog.ceil(greatest(j.total_chunks - j.processed_chunks, 0)
+                                             * j.working_seconds / j.processed_chunks)) END AS eta,
          j.error, j.created_at, j.started_at, j.finished_at
   FROM @extschema@.bacmr_reindex_job j
   CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS failed FROM @extschema@.bacmr_reindex_failure r

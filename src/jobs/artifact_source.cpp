@@ -12,6 +12,7 @@
 #include "net/service.hpp"
 #include "pg/encoding.hpp"
 #include "pg/guard.hpp"
+#include "pg/progress.hpp"
 #include "pg/roles.hpp"
 #include "providers/blob_store.hpp"
 
@@ -175,6 +176,7 @@ std::optional<std::string> ArtifactSource::find_problem() const {
   std::vector<core::JsonMember> members;
   core::JsonProblem problem;
   std::optional<std::string> bad_line;
+  pg::Progress progress("verifying " + source_, "lines");
   try {
     while (reader.next_line(line)) {
       if (!bad_line && !core::parse_json_object(line, members, problem)) {
@@ -184,6 +186,7 @@ std::optional<std::string> ArtifactSource::find_problem() const {
       }
       if (reader.lines() % kCheckEvery == 0) {
         pg::check_for_interrupts();
+        progress.tell(reader.lines(), manifest_.rows);
       }
     }
   } catch (const core::Error& e) {

@@ -15,6 +15,7 @@
 #include "pg/encoding.hpp"
 #include "pg/library.hpp"
 #include "pg/line_source.hpp"
+#include "pg/progress.hpp"
 #include "pg/roles.hpp"
 #include "pg/settings.hpp"
 #include "pg/spi.hpp"
@@ -273,6 +274,7 @@ void Export::write() {
   const core::ByteSink sink = [this](std::string_view bytes) { writer_->write(bytes); };
   NamespaceCounts namespaces;
   const auto batch = std::make_unique<pg::LineBatch>();
+  pg::Progress progress("exporting " + manifest_.relation, "rows");
   while (lines->next(*batch)) {
     const std::string_view text = batch->text.view();
     for (int i = 0; i < batch->count; ++i) {
@@ -293,6 +295,7 @@ void Export::write() {
     manifest_.rows += static_cast<std::uint64_t>(batch->count);
     manifest_.ndjson_bytes += text.size();
     compressor->write(text, sink);
+    progress.tell(manifest_.rows);
     advance_upload();
   }
   compressor->finish(sink);

@@ -12,6 +12,7 @@
 #include "pg/copy_in.hpp"
 #include "pg/encoding.hpp"
 #include "pg/guard.hpp"
+#include "pg/progress.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "pg/table_tree.hpp"
@@ -396,11 +397,17 @@ std::uint64_t load_rows(const ArtifactSource& source, Oid relation,
     names.push_back(column.name);
   }
   LineConverter lines(source, columns);
+  pg::Progress progress("importing " + source.name(), "rows");
   std::uint64_t line = 0;
   std::uint64_t inserted = 0;
   try {
     inserted = pg::copy_rows(
-        relation, names, [&](core::ByteBuffer& row) { return lines.append_row(row); }, line);
+        relation, names,
+        [&](core::ByteBuffer& row) {
+          progress.tell(line, source.manifest().rows);
+          return lines.append_row(row);
+        },
+        line);
   } catch (pg::Error& e) {
     if (line > 0 && !e.is_interrupt() && e.code() != MAKE_SQLSTATE('2', '2', 'P', '0', '4')) {
       e.prepend("line " + std::to_string(line) + " of \"" + source.name() +

@@ -17,6 +17,7 @@
 #include "jobs/reindex_verify.hpp"
 #include "metrics/at_commit.hpp"
 #include "pg/log.hpp"
+#include "pg/progress.hpp"
 #include "pg/security.hpp"
 #include "pg/snapshot.hpp"
 #include "pg/wait.hpp"
@@ -256,7 +257,7 @@ class Run {
     }
   }
 
-  void report() const {
+  void report() {
     metrics::record_at_commit(
         metrics::Metric::kReindexProgress, {job_.space}, metrics::Change::kSet,
         job_.total > 0
@@ -268,6 +269,8 @@ class Run {
                                std::to_string(job_.total) + " chunks";
       pg::call([&] { pgstat_report_activity(STATE_RUNNING, text.c_str()); });
     }
+    progress_.tell(static_cast<std::uint64_t>(job_.processed),
+                   static_cast<std::uint64_t>(job_.total));
   }
 
   bool exhausted() const { return max_batches_ && begun_ >= *max_batches_; }
@@ -592,6 +595,7 @@ class Run {
   pg::Spi& spi_;
   const pg::Extension& extension_;
   ReindexJob job_;
+  pg::Progress progress_{"reindex job " + std::to_string(job_.id), "chunks"};
   std::optional<int> max_batches_;
   ServiceContext services_;
   std::optional<ChunkReader> reader_;

@@ -118,5 +118,19 @@ for my $job ('export', 'import') {
     cmp_ok($large - $small, '<', $allowed, "$job: memory does not grow with the table");
 }
 
+# --- a job that takes long says how far it is ----------------------------------------------------
+
+# The trigger makes it long: nothing is waited for.
+$node->safe_psql('app', <<'SQL');
+CREATE TABLE slow (id int, t text);
+INSERT INTO slow SELECT n, 'row ' || n FROM generate_series(1, 3) n;
+SELECT bacmr_export('slow', file_name => 'slow.ndjson');
+TRUNCATE slow;
+CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_catalog.pg_sleep(5.1); RETURN NEW; END';
+CREATE TRIGGER take_long BEFORE INSERT ON slow FOR EACH ROW WHEN (NEW.id = 1) EXECUTE FUNCTION take_long();
+SQL
+$node->psql('app', q{SELECT bacmr_import('slow', 'slow.ndjson')}, stderr => \my $said);
+like($said, qr/NOTICE:  importing slow\.ndjson: \d of 3 rows$/m, 'a NOTICE says how far a long import is');
+
 $node->stop;
 done_testing();
