@@ -402,6 +402,7 @@ CREATE TABLE bacmr_reindex_job (
   target_namespace  text NOT NULL,
   embedder          name NOT NULL,
   vector_store      name NOT NULL,
+  old_vector_store  name NOT NULL,  -- that holds old_namespace
   model             text NOT NULL,
   dimensions        int,
   price             numeric NOT NULL DEFAULT 0,  -- of a million tokens
@@ -566,9 +567,10 @@ CREATE FUNCTION bacmr_vectors_verify(namespace text, vector_store name DEFAULT N
   LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_vectors_verify';
 COMMENT ON FUNCTION bacmr_vectors_verify(text, name) IS
   'compare the ids in the active namespace with those in the table';
-CREATE FUNCTION bacmr_vectors_repair(namespace text, vector_store name DEFAULT NULL)
+CREATE FUNCTION bacmr_vectors_repair(namespace text, vector_store name DEFAULT NULL,
+                                     max_cost numeric DEFAULT NULL)
   RETURNS bigint LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'bacmr_vectors_repair';
-COMMENT ON FUNCTION bacmr_vectors_repair(text, name) IS
+COMMENT ON FUNCTION bacmr_vectors_repair(text, name, numeric) IS
   'queue a job that embeds what is missing in the active namespace, and deletes what is extra';
 
 CREATE FUNCTION bacmr_reindex_compare(job_id bigint, sample int DEFAULT 100, k int DEFAULT 10)
@@ -616,7 +618,7 @@ REVOKE ALL ON FUNCTION
   bacmr_reindex_all(text, name, name, numeric), bacmr_reindex_pause(bigint),
   bacmr_reindex_resume(bigint, numeric), bacmr_reindex_cancel(bigint), bacmr_reindex_retry_failed(bigint),
   bacmr_reindex_discard(bigint), bacmr_reindex_cleanup(bigint), bacmr_reindex_verify(bigint),
-  bacmr_vectors_verify(text, name), bacmr_vectors_repair(text, name),
+  bacmr_vectors_verify(text, name), bacmr_vectors_repair(text, name, numeric),
   bacmr_reindex_compare(bigint, int, int), bacmr_reindex_swap(bigint, boolean),
   bacmr_reindex_rollback(text), bacmr_reindex_summary(bigint) FROM PUBLIC;
 REVOKE ALL ON PROCEDURE bacmr_reindex_run(bigint, int) FROM PUBLIC;

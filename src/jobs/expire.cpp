@@ -15,6 +15,7 @@
 #include "metrics/at_commit.hpp"
 #include "pg/encoding.hpp"
 #include "pg/entry.hpp"
+#include "pg/isolation.hpp"
 #include "pg/lock.hpp"
 #include "pg/log.hpp"
 #include "pg/memory.hpp"
@@ -47,13 +48,9 @@ std::string lock_timeout(bool first) {
 }
 
 void require_read_committed() {
-  if (IsolationUsesXactSnapshot()) {
-    throw core::Error(core::sqlstate::kActiveSqlTransaction,
-                      "reservations can only be expired in a READ COMMITTED transaction",
-                      "In a fixed snapshot, rows that changed since would end it with a "
-                      "serialization failure.",
-                      "Run it by itself, or begin with BEGIN ISOLATION LEVEL READ COMMITTED.");
-  }
+  pg::require_read_committed(
+      "reservations can only be expired in a READ COMMITTED transaction",
+      "In a fixed snapshot, rows that changed since would end it with a serialization failure.");
 }
 
 }  // namespace

@@ -87,7 +87,7 @@ const std::vector<Profile>& profiles() {
         "bacmr_reindex_cleanup(bigint)",
         "bacmr_reindex_verify(bigint)",
         "bacmr_vectors_verify(text, name)",
-        "bacmr_vectors_repair(text, name)",
+        "bacmr_vectors_repair(text, name, numeric)",
         "bacmr_reindex_compare(bigint, int, int)",
         "bacmr_reindex_swap(bigint, boolean)",
         "bacmr_reindex_rollback(text)",

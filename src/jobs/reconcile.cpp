@@ -16,6 +16,7 @@
 #include "jobs/reconcile_standby.hpp"
 #include "jobs/reservation_checks.hpp"
 #include "pg/entry.hpp"
+#include "pg/isolation.hpp"
 #include "pg/log.hpp"
 #include "pg/result.hpp"
 #include "pg/security.hpp"
@@ -309,11 +310,9 @@ std::int64_t checked_recheck_after(std::optional<std::int64_t> recheck_after_us)
     throw core::Error(core::sqlstate::kInvalidParameterValue, "recheck_after must not be negative",
                       {}, kHint);
   }
-  if (*recheck_after_us > 0 && IsolationUsesXactSnapshot()) {
-    throw core::Error(core::sqlstate::kActiveSqlTransaction,
-                      "recheck_after needs a READ COMMITTED transaction",
-                      "Under REPEATABLE READ a second look would see the same snapshot.",
-                      "Run it in a READ COMMITTED transaction, or with recheck_after '0'.");
+  if (*recheck_after_us > 0) {
+    pg::require_read_committed("recheck_after needs a READ COMMITTED transaction",
+                               "Under REPEATABLE READ a second look would see the same snapshot.");
   }
   return *recheck_after_us;
 }

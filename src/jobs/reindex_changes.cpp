@@ -63,27 +63,60 @@ std::vector<std::string> without_truncate_trigger(pg::Spi& spi, const sources::S
   return result;
 }
 
+bool is_captured(pg::Spi& spi, const sources::Source& chunks) {
+  return has_trigger(chunks.oid, kRowTrigger) && without_truncate_trigger(spi, chunks).empty();
+}
+
+// To the end of the transaction, with all its partitions.
+void lock_chunks(pg::Spi& spi, const sources::Source& chunks, const std::string& mode) {
+  pg::PinnedSettings settings;
+  settings.set("lock_timeout", kLockTimeout);
+  try {
+    spi.query("LOCK TABLE " + chunks.sql_name() + " IN " + mode + " MODE");
+  } catch (const pg::Error& e) {
+    if (e.code() != ERRCODE_LOCK_NOT_AVAILABLE) {
+      throw;
+    }
+    throw core::Error(core::sqlstate::kLockNotAvailable,
+                      "another session keeps the table " + chunks.sql_name() + " locked",
+                      std::string("It was waited for ") + kLockTimeout + ".",
+                      "Try again in a moment. SELECT * FROM pg_locks WHERE relation = " +
+                          pg::quote_literal(chunks.sql_name()) + "::regclass shows who.");
+  }
+}
+
 }  // namespace
 
-void start_capture(const pg::Extension& extension, const sources::Source& chunks) {
+bool start_capture(const pg::Extension& extension, const sources::Source& chunks) {
   // As a superuser: whoever may queue a job need not own the table. Nothing of the table's runs
   // here.
   const pg::AsExtensionOwner owner(extension.owner);
-  pg::PinnedSettings settings;
-  settings.set("lock_timeout", kLockTimeout);
   pg::Spi spi;
-  if (has_trigger(chunks.oid, kRowTrigger) && without_truncate_trigger(spi, chunks).empty()) {
-    return;
+  // So that nobody drops the triggers who has not seen the job that is queued here.
+  lock_chunks(spi, chunks, "ACCESS SHARE");
+  if (is_captured(spi, chunks)) {
+    return false;
   }
   // Another session may be about to create them: whoever has the lock second finds them there.
-  spi.query("LOCK TABLE " + chunks.sql_name() + " IN SHARE ROW EXCLUSIVE MODE");
-  if (!has_trigger(chunks.oid, kRowTrigger)) {
+  lock_chunks(spi, chunks, "SHARE ROW EXCLUSIVE");
+  const bool created = !has_trigger(chunks.oid, kRowTrigger);
+  if (created) {
     create_trigger(spi, extension, chunks, chunks.sql_name(), kRowTrigger,
                    "INSERT OR UPDATE OR DELETE", "ROW");
   }
   for (const std::string& table : without_truncate_trigger(spi, chunks)) {
     create_trigger(spi, extension, chunks, table, kTruncateTrigger, "TRUNCATE", "STATEMENT");
   }
+  return created;
+}
+
+bool lock_captured(const pg::Extension& extension) {
+  const sources::Sources all = sources::Sources::load(extension);
+  const sources::Source& chunks = all.require("chunks", "reindex");
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  lock_chunks(spi, chunks, "SHARE ROW EXCLUSIVE");
+  return is_captured(spi, chunks);
 }
 
 void forget_unwanted_changes(const pg::Extension& extension) {
@@ -95,22 +128,29 @@ void forget_unwanted_changes(const pg::Extension& extension) {
 }
 
 void stop_capture_if_idle(const pg::Extension& extension) {
+  forget_unwanted_changes(extension);
   try {
     pg::Subtransaction attempt;
-    forget_unwanted_changes(extension);
     {
       const pg::AsExtensionOwner owner(extension.owner);
       pg::PinnedSettings settings;
       // Less than deadlock_timeout: whoever waits for us meanwhile must not be ended for it.
       settings.set("lock_timeout", pg::yielding_lock_timeout(500).c_str());
       pg::Spi spi;
+      const std::string idle =
+          "NOT EXISTS (SELECT FROM " + extension.object("bacmr_reindex_job") + " WHERE capturing)";
       const pg::Rows triggers = spi.query(
           "SELECT tgname::text, tgrelid::regclass::text FROM pg_trigger WHERE tgname IN"
           " ('bacmr_capture_change', 'bacmr_capture_truncate') AND NOT tgisinternal"
-          " AND tgparentid = 0 AND NOT EXISTS (SELECT FROM " +
-          extension.object("bacmr_reindex_job") + " WHERE capturing)");
+          " AND tgparentid = 0 AND " +
+          idle + " ORDER BY tgrelid");
       for (std::uint64_t i = 0; i < triggers.size(); ++i) {
-        spi.query("DROP TRIGGER " + triggers.text(i, 0) + " ON " + triggers.text(i, 1));
+        const std::string table = triggers.text(i, 1);
+        // A job that was queued meanwhile has the table locked until it can be seen.
+        spi.query("LOCK TABLE ONLY " + table + " IN ACCESS EXCLUSIVE MODE");
+        if (!spi.query("SELECT WHERE " + idle).empty()) {
+          spi.query("DROP TRIGGER IF EXISTS " + triggers.text(i, 0) + " ON " + table);
+        }
       }
     }
     attempt.commit();

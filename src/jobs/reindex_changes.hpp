@@ -14,9 +14,12 @@
 
 namespace jobs {
 
-// Puts the triggers on the table where they are missing. Waits a few seconds at the most for those
-// who write: what they have written is then committed, and so found by the job's walk.
-void start_capture(const pg::Extension& extension, const sources::Source& chunks);
+// Puts the triggers on the table where they are missing; true where they were. Waits a few seconds
+// at the most for those who write: what they have written is then committed, and so found by the
+// job's walk. The table stays locked, against nothing but DDL, to the end of the transaction.
+bool start_capture(const pg::Extension& extension, const sources::Source& chunks);
+// Locks the chunks against writing to the end of the transaction; whether the triggers are there.
+bool lock_captured(const pg::Extension& extension);
 // Takes changes of namespaces that no job works on off the queue: the triggers note those of all,
 // since what is true of the jobs may be newer than the snapshot of who writes. A change that is
 // seen here was committed before any job that is not: that job's walk finds it.

@@ -33,6 +33,7 @@ std::int64_t job_argument(const pg::Args& args) {
 }
 
 ChunkReader chunk_reader(const pg::Extension& extension) {
+  require_utf8();
   return ChunkReader(sources::Sources::load_locked(extension).require("chunks", "reindex"));
 }
 
@@ -48,6 +49,7 @@ Datum verify_function(pg::Args args) {
     if (job.status != "completed" && job.status != "failed") {
       throw wrong_reindex_status(job, "verified", "Let it run to its end first.");
     }
+    const bool alone = await_end_of_work(job);
     {
       const AsReindexRole role(job);
       const ChunkReader reader = chunk_reader(extension);
@@ -55,6 +57,13 @@ Datum verify_function(pg::Args args) {
       const auto embedder = open_embedder(context, job.embedder, job.model, job.request_id);
       const auto store = open_vector_store(context, job.vector_store, job.request_id);
       verdict = verify_target(extension, job, reader, *embedder, *store, context.loop);
+    }
+    // What a process deals with meanwhile may look as if it were missing.
+    if (!alone && !verdict.ok()) {
+      throw core::Error(core::sqlstate::kLockNotAvailable,
+                        "another process works on reindex job " + std::to_string(job.id) +
+                            ", which cannot be verified meanwhile",
+                        {}, "It verifies the target itself; or try again when it is done.");
     }
     record_verdict(extension, job, verdict);
   }

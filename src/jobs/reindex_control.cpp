@@ -9,6 +9,7 @@
 #include "jobs/reindex_job.hpp"
 #include "jobs/reindex_work.hpp"
 #include "pg/entry.hpp"
+#include "pg/isolation.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "pg/transaction_end.hpp"
@@ -95,6 +96,9 @@ Datum resume_job(pg::Args args) {
 }
 
 Datum cancel_job(pg::Args args) {
+  pg::require_read_committed(
+      "a reindex job can only be cancelled in a READ COMMITTED transaction",
+      "In a fixed snapshot, another job that needs the triggers would not be seen.");
   return steer(args, [](const pg::Extension& extension, const ReindexJob& job) {
     const bool waits_for_swap = job.status == "completed" && !job.swapped && !job.repair;
     if (!job.is_open() && job.status != "failed" && !waits_for_swap) {

@@ -6,9 +6,11 @@
 #include "pg/lock.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
+#include "pg/wait.hpp"
 #include "sources/identity.hpp"
 
 extern "C" {
+#include "mb/pg_wchar.h"
 #include "utils/acl.h"
 }
 
@@ -17,7 +19,7 @@ namespace {
 
 constexpr const char* kColumns =
     "job_id, kind = 'repair', namespace, old_namespace, target_namespace, embedder::text,"
-    " vector_store::text, model, dimensions, price::float8, batch_size, concurrency,"
+    " vector_store::text, old_vector_store::text, model, dimensions, price::float8, batch_size, concurrency,"
     " max_cost::float8, status, role_name::text, total_chunks, processed_chunks, tokens_used,"
     " token_ratio, last_id, walked, capturing, expected, actual, verified_at IS NOT NULL,"
     " swapped_at IS NOT NULL, cleaned_at IS NOT NULL, coalesce(error, ''), request_id, ";
@@ -52,6 +54,7 @@ ReindexJob read_job(const pg::Extension& extension, std::int64_t id, const std::
   job.target = text();
   job.embedder = text();
   job.vector_store = text();
+  job.old_vector_store = text();
   job.model = text();
   if (!rows.is_null(0, column)) {
     job.dimensions = rows.int4(0, column);
@@ -243,6 +246,38 @@ core::Error another_job_won(const pg::Error& error, const std::string& space,
   return {core::sqlstate::kObjectNotInPrerequisiteState,
           "the namespace \"" + space + "\" has a reindex job already",
           "Another session has just queued it.", "SELECT * FROM bacmr_reindex_status shows it."};
+}
+
+void require_own_job(const ReindexJob& job, const std::string& action) {
+  if (job.elsewhere) {
+    throw wrong_reindex_status(job, action,
+                               "It belongs to the database that this one is a copy of. If that is "
+                               "gone for good, delete the namespace in the store itself.");
+  }
+}
+
+void require_utf8() {
+  if (GetDatabaseEncoding() != PG_UTF8) {
+    throw core::Error(core::sqlstate::kFeatureNotSupported,
+                      std::string("chunks of a database in ") + GetDatabaseEncodingName() +
+                          " cannot be embedded",
+                      "Services and their ids are in UTF-8.",
+                      "Move it to a database in UTF-8: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE "
+                      "template0, and pg_dump.");
+  }
+}
+
+bool await_end_of_work(const ReindexJob& job) {
+  constexpr int kTries = 100;
+  constexpr std::int64_t kPauseUs = 100'000;
+  const pg::JobLock lock = pg::JobLock::for_reindex(job.id);
+  for (int i = 0; !lock.try_acquire(pg::LockSpan::kTransaction); ++i) {
+    if (i == kTries) {
+      return false;
+    }
+    pg::wait_interruptibly(kPauseUs);
+  }
+  return true;
 }
 
 core::Error wrong_reindex_status(const ReindexJob& job, const std::string& action,

@@ -25,6 +25,7 @@ struct ReindexJob {
   std::string target;  // of the store
   std::string embedder;
   std::string vector_store;
+  std::string old_vector_store;  // that holds `old`
   std::string model;
   std::optional<int> dimensions;
   double price = 0;  // of a million tokens
@@ -44,7 +45,7 @@ struct ReindexJob {
   std::optional<std::int64_t> actual;
   bool verified = false;
   bool swapped = false;
-  bool cleaned = false;
+  bool cleaned = false;  // one of its namespaces has been deleted: the old one, or the target
   std::string error;
   std::string request_id;
   bool elsewhere = false;  // queued in another cluster or database: this is a copy
@@ -113,6 +114,17 @@ auto refuse_another_job(const std::string& space, const std::string& target, Sta
     throw;
   }
 }
+
+// An error (55000) where the job was queued in the database that this one is a copy of: what it has
+// in the store may be what is active there.
+void require_own_job(const ReindexJob& job, const std::string& action);
+
+// An error (0A000) in a database of another encoding: services take UTF-8 alone.
+void require_utf8();
+
+// Waits until no process works on the job, and keeps it so to the end of the transaction. Who does
+// looks at the job's row twice a second. False where it goes on for ten seconds.
+bool await_end_of_work(const ReindexJob& job);
 
 core::Error wrong_reindex_status(const ReindexJob& job, const std::string& action,
                                  const std::string& hint);

@@ -54,7 +54,9 @@ std::optional<std::string> name_argument(const pg::Args& args, int i) {
 struct Plan {
   std::string embedder;
   std::string vector_store;
+  std::string old_vector_store;
   std::string model;
+  bool model_known = false;  // of the active namespace
   std::optional<int> dimensions;
   double price = 0;
   std::string old;
@@ -140,6 +142,7 @@ std::int64_t estimate(const ChunkReader& reader, const std::string& space, std::
 }
 
 const sources::Source& attached_chunks(const sources::Sources& all) {
+  require_utf8();
   return all.require("chunks", "reindex");
 }
 
@@ -154,6 +157,8 @@ Plan make_plan(const pg::Extension& extension, const ChunkReader& reader, const 
                       : request.repair && !now.vector_store.empty()
                           ? now.vector_store
                           : net::default_service(net::ServiceKind::kVectorStore);
+  plan.old_vector_store = now.vector_store.empty() ? plan.vector_store : now.vector_store;
+  plan.model_known = !now.model.empty();
   ServiceContext context;
   const auto embedder = open_embedder(context, plan.embedder,
                                       request.repair ? now.model : request.model.value_or(""), "");
@@ -185,8 +190,12 @@ void check_numbers(const Request& request) {
   }
 }
 
-void check_cost(const Plan& plan, const Request& request) {
+void check_cost(const Plan& plan, Request& request) {
   const double limit = pg::settings::reindex_cost_limit();
+  // A repair pays for what is missing only, which nobody knows yet: it stops at the limit.
+  if (request.repair && !request.max_cost && plan.price > 0) {
+    request.max_cost = limit;
+  }
   if (plan.cost() > limit && !request.max_cost) {
     throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
                       "the reindex would cost about " + std::to_string(plan.cost()) +
@@ -210,6 +219,14 @@ void check_store(Plan& plan, const Request& request) {
                           std::to_string(*dimension) + " dimensions, the model \"" + plan.model +
                           "\" makes " + std::to_string(*plan.dimensions),
                       {}, "Choose a model, or its option dimensions, to fit; or another store.");
+  }
+  if (request.repair && !plan.model_known && store->count(plan.target) > 0) {
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                      "nothing is known of the model that made the vectors in \"" + plan.target +
+                          "\"",
+                      "Vectors of another model among them would be found by chance.",
+                      "SELECT bacmr_reindex(" + pg::quote_literal(request.space) +
+                          ") makes them anew, in a namespace of their own.");
   }
   if (!request.repair && store->count(plan.target) > 0) {
     throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
@@ -242,11 +259,10 @@ std::int64_t insert_job(const pg::Extension& extension, const Request& request, 
     const pg::Rows rows = spi.query(
         "INSERT INTO " + extension.object("bacmr_reindex_job") +
             " (kind, namespace, old_namespace, target_namespace, embedder, vector_store, model,"
-            "  dimensions, price, batch_size, concurrency, max_cost, role_name, total_chunks, "
-            "walked,"
-            "  request_id, system_identifier, database_oid)"
+            "  dimensions, price, batch_size, concurrency, max_cost, role_name, total_chunks,"
+            "  walked, request_id, system_identifier, database_oid, old_vector_store)"
             " VALUES ($1, $2, $3, $4, $5, $6, $7, $8::int, $9::numeric, $10::int, $11::int,"
-            "  $12::numeric, $13, $14, $15, $16, $17, $18) RETURNING job_id",
+            "  $12::numeric, $13, $14, $15, $16, $17, $18, $19) RETURNING job_id",
         {pg::Param::text(request.repair ? "repair" : "reindex"), pg::Param::text(request.space),
          pg::Param::text(plan.old), pg::Param::text(plan.target), pg::Param::text(plan.embedder),
          pg::Param::text(plan.vector_store), pg::Param::text(plan.model),
@@ -256,15 +272,13 @@ std::int64_t insert_job(const pg::Extension& extension, const Request& request, 
          pg::Param::int8(std::int64_t{request.concurrency}), number(request.max_cost),
          pg::Param::text(role), pg::Param::int8(plan.chunks), pg::Param::boolean(request.repair),
          pg::Param::text(request_id), pg::Param::text(sources::cluster_identity()),
-         pg::Param::oid(MyDatabaseId)});
+         pg::Param::oid(MyDatabaseId), pg::Param::text(plan.old_vector_store)});
     return rows.int8(0, 0);
   });
 }
 
-// The caller starts the capture afterwards: its lock is held until the transaction ends, and no
-// service may be asked under it.
-std::int64_t queue(const pg::Extension& extension, const ChunkReader& reader,
-                   const Request& request) {
+// What is asked of services: before anything is written, so that no lock is held meanwhile.
+Plan checked_plan(const pg::Extension& extension, const ChunkReader& reader, Request& request) {
   check_numbers(request);
   Plan plan = make_plan(extension, reader, request);
   if (plan.chunks == 0 && !request.repair) {
@@ -274,7 +288,15 @@ std::int64_t queue(const pg::Extension& extension, const ChunkReader& reader,
   }
   check_cost(plan, request);
   check_store(plan, request);
+  return plan;
+}
+
+std::int64_t queue(const pg::Extension& extension, Request request) {
+  const sources::Sources all = sources::Sources::load_locked(extension);
+  const sources::Source& chunks = attached_chunks(all);
+  const Plan plan = checked_plan(extension, ChunkReader(chunks), request);
   const std::int64_t job = insert_job(extension, request, plan, pg::role_name(GetUserId()));
+  start_capture(extension, chunks);
   pg::wake_worker_at_commit();
   return job;
 }
@@ -315,10 +337,7 @@ Datum reindex_function(pg::Args args) {
     const pg::PinnedSettings settings;
     const pg::Spi spi;
     sources::settle_identity(extension);
-    const sources::Sources all = sources::Sources::load_locked(extension);
-    const sources::Source& chunks = attached_chunks(all);
-    job = queue(extension, ChunkReader(chunks), request);
-    start_capture(extension, chunks);
+    job = queue(extension, request);
   }
   return Int64GetDatum(job);
 }
@@ -354,14 +373,21 @@ Datum reindex_all_function(pg::Args args) {
                             ", more than bacmr.reindex_cost_limit (" + std::to_string(limit) + ")",
                         {}, "Give max_cost: the jobs stop before they exceed it together.");
     }
+    std::vector<std::pair<Request, Plan>> plans;
     for (std::size_t i = 0; i < names.size(); ++i) {
       request.space = names[i];
       if (max_cost) {
         request.max_cost = total > 0 ? *max_cost * costs[i] / total : *max_cost;
       }
-      queued.emplace_back(queue(extension, reader, request), names[i]);
+      const Plan plan = checked_plan(extension, reader, request);
+      plans.emplace_back(request, plan);
+    }
+    const std::string role = pg::role_name(GetUserId());
+    for (const auto& [wanted, plan] : plans) {
+      queued.emplace_back(insert_job(extension, wanted, plan, role), wanted.space);
     }
     start_capture(extension, chunks);
+    pg::wake_worker_at_commit();
   }
   pg::ResultSet result(args);
   for (const auto& [job, name] : queued) {
@@ -374,6 +400,7 @@ Datum repair_function(pg::Args args) {
   Request request;
   request.space = args.text(0, "namespace");
   request.vector_store = name_argument(args, 1);
+  request.max_cost = args.numeric(2);
   request.repair = true;
   const pg::Extension extension = pg::require_extension();
   std::int64_t job = 0;
@@ -381,10 +408,7 @@ Datum repair_function(pg::Args args) {
     const pg::PinnedSettings settings;
     const pg::Spi spi;
     sources::settle_identity(extension);
-    const sources::Sources all = sources::Sources::load_locked(extension);
-    const sources::Source& chunks = attached_chunks(all);
-    job = queue(extension, ChunkReader(chunks), request);
-    start_capture(extension, chunks);
+    job = queue(extension, request);
   }
   return Int64GetDatum(job);
 }

@@ -93,7 +93,13 @@ class Run {
     const AsReindexRole role(job_);
     const sources::Sources all = sources::Sources::load(extension_);
     const sources::Source& chunks = all.require("chunks", "reindex");
-    start_capture(extension_, chunks);
+    if (start_capture(extension_, chunks) && (job_.walked || job_.last_id) && !job_.repair) {
+      // What changed without them is not noted: every chunk is looked at again.
+      update_reindex_job(extension_, job_.id,
+                         "status = 'queued', walked = false, last_id = NULL, verified_at = NULL,"
+                         " processed_chunks = 0");
+      job_ = load_reindex_job(extension_, job_.id);
+    }
     reader_.emplace(chunks);
     embedder_ = open_embedder(services_, job_.embedder, job_.model, job_.request_id);
     store_ = open_vector_store(services_, job_.vector_store, job_.request_id);

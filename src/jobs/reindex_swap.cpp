@@ -9,7 +9,9 @@
 #include "jobs/reindex_changes.hpp"
 #include "jobs/reindex_job.hpp"
 #include "jobs/reindex_services.hpp"
+#include "net/service.hpp"
 #include "pg/entry.hpp"
+#include "pg/isolation.hpp"
 #include "pg/lock.hpp"
 #include "pg/log.hpp"
 #include "pg/result.hpp"
@@ -28,8 +30,6 @@ extern "C" {
 namespace jobs {
 namespace {
 
-constexpr const char* kLockTimeout = "5s";
-
 std::int64_t job_argument(const pg::Args& args) {
   const std::optional<std::int64_t> id = args.int8(0);
   if (!id) {
@@ -37,6 +37,14 @@ std::int64_t job_argument(const pg::Args& args) {
                       {}, "SELECT * FROM bacmr_reindex_status lists the jobs.");
   }
   return *id;
+}
+
+// What is active must be read as it is now, and nothing may be deleted by an old picture of it.
+void require_read_committed(const char* action) {
+  pg::require_read_committed(
+      std::string("a namespace of the vector store can only be ") + action +
+          " in a READ COMMITTED transaction",
+      "In a fixed snapshot, what others have made active since would not be seen.");
 }
 
 // One session at a time changes which namespace is active, or deletes one. Not a row's lock: a
@@ -50,16 +58,18 @@ void take_switch_lock() {
   }
 }
 
-bool is_local(const std::string& model) { return model.starts_with("local-"); }
-
-// The model that answers queries now; '' where nothing is known of it.
-std::string active_model(const pg::Extension& extension, const std::string& space) {
+// What answers queries now: the model and its embedder; '' where nothing is known of them.
+struct Active {
+  std::string model;
+  std::string embedder;
+};
+Active active_model(const pg::Extension& extension, const std::string& space) {
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
-  const pg::Rows rows = spi.query("SELECT coalesce(model, '') FROM " +
+  const pg::Rows rows = spi.query("SELECT coalesce(model, ''), coalesce(embedder::text, '') FROM " +
                                       extension.object("bacmr_namespace") + " WHERE namespace = $1",
                                   {pg::Param::text(space)});
-  return rows.empty() ? "" : rows.text(0, 0);
+  return rows.empty() ? Active{} : Active{rows.text(0, 0), rows.text(0, 1)};
 }
 
 bool is_active(const pg::Extension& extension, const std::string& name) {
@@ -71,7 +81,7 @@ bool is_active(const pg::Extension& extension, const std::string& name) {
               .empty();
 }
 
-void require_swappable(const pg::Extension& extension, const ReindexJob& job, bool force) {
+void require_swappable(const ReindexJob& job) {
   if (job.repair) {
     throw wrong_reindex_status(job, "swapped", "A repair works on the active namespace itself.");
   }
@@ -90,32 +100,43 @@ void require_swappable(const pg::Extension& extension, const ReindexJob& job, bo
                       "SELECT bacmr_reindex_rollback(namespace) goes back.");
   }
   require_followed(job);
-  const std::string model = active_model(extension, job.space);
-  if (is_local(job.model) && !is_local(model) && !model.empty() && !force) {
+}
+
+// Whether the namespace that the target would replace holds vectors. A store elsewhere is not asked
+// under the lock.
+bool may_hold_vectors(const ReindexJob& job) {
+  if (net::service_type(job.old_vector_store) != "postgres") {
+    return true;
+  }
+  const AsReindexRole role(job);
+  ServiceContext context;
+  return open_vector_store(context, job.old_vector_store, job.request_id)->count(job.old) > 0;
+}
+
+// The local embedder is for drills and tests: it must not take the place of a real one unnoticed.
+void require_no_downgrade(const pg::Extension& extension, const ReindexJob& job) {
+  if (net::service_type(job.embedder) != "local") {
+    return;
+  }
+  const Active active = active_model(extension, job.space);
+  // Where nothing is known of the model, the application may have made the vectors itself.
+  const bool unknown = active.model.empty() && may_hold_vectors(job);
+  if (unknown || (!active.model.empty() && net::service_type(active.embedder) != "local")) {
     throw core::Error(
         core::sqlstate::kObjectNotInPrerequisiteState,
-        "the local embedder \"" + job.model + "\" would replace the model \"" + model + "\"",
+        "the local embedder \"" + job.model + "\" would replace " +
+            (unknown ? "a model that nothing is known of" : "the model \"" + active.model + "\""),
         "It compares words, not meanings: searches would find less.",
         "If that is what you want: SELECT bacmr_reindex_swap(" + std::to_string(job.id) +
             ", force => true).");
   }
 }
 
-// No chunk changes while it is held; it is let go at the end of the transaction.
-void lock_chunks(const pg::Extension& extension) {
-  const sources::Sources all = sources::Sources::load(extension);
-  const sources::Source& chunks = all.require("chunks", "reindex");
-  const pg::AsExtensionOwner owner(extension.owner);
-  pg::PinnedSettings settings;
-  settings.set("lock_timeout", kLockTimeout);
-  pg::Spi spi;
-  spi.query("LOCK TABLE " + chunks.sql_name() + " IN SHARE ROW EXCLUSIVE MODE");
-}
-
 Datum swap_function(pg::Args args) {
   const std::int64_t id = job_argument(args);
   const bool force = args.boolean(1).value_or(false);
   const pg::Extension extension = pg::require_extension();
+  require_read_committed("swapped");
   ReindexJob job;
   {
     const pg::PinnedSettings settings;
@@ -123,8 +144,18 @@ Datum swap_function(pg::Args args) {
     take_switch_lock();
     job = lock_reindex_job(extension, id);
     require_reindex_rights(job);
-    require_swappable(extension, job, force);
-    lock_chunks(extension);
+    require_swappable(job);
+    if (!force) {
+      require_no_downgrade(extension, job);
+    }
+    if (!lock_captured(extension)) {
+      throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                        "the triggers that note changes of the chunks are gone, so nothing tells "
+                        "whether the target is up to date",
+                        {},
+                        "CALL bacmr_reindex_run(" + std::to_string(id) +
+                            ") makes them anew and looks at every chunk; then swap again.");
+    }
     if (const std::int64_t waiting = count_changes(extension, job.space); waiting > 0) {
       throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
                         std::to_string(waiting) + " changes of chunks in \"" + job.space +
@@ -197,6 +228,7 @@ void require_vectors(const pg::Extension& extension, const std::string& space) {
 Datum rollback_function(pg::Args args) {
   const std::string space = args.text(0, "namespace");
   const pg::Extension extension = pg::require_extension();
+  require_read_committed("rolled back");
   std::string active;
   {
     const pg::PinnedSettings settings;
@@ -222,18 +254,6 @@ Datum rollback_function(pg::Args args) {
     active = rows.text(0, 0);
   }
   return pg::Value::text(active).datum;
-}
-
-// The store that holds the namespace which the job's target has replaced: the job may have moved
-// the vectors from one store to another.
-std::string old_store(const pg::Extension& extension, const ReindexJob& job) {
-  const pg::AsExtensionOwner owner(extension.owner);
-  pg::Spi spi;
-  const pg::Rows rows = spi.query(
-      "SELECT previous_vector_store::text FROM " + extension.object("bacmr_namespace") +
-          " WHERE namespace = $1 AND previous_namespace = $2 AND previous_vector_store IS NOT NULL",
-      {pg::Param::text(job.space), pg::Param::text(job.old)});
-  return rows.empty() ? job.vector_store : rows.text(0, 0);
 }
 
 // Deletes a namespace of the store, with the rights of the job's role; where that is gone, of the
@@ -274,6 +294,7 @@ void forget_previous(const pg::Extension& extension, const std::string& space,
 Datum cleanup_function(pg::Args args) {
   const std::int64_t id = job_argument(args);
   const pg::Extension extension = pg::require_extension();
+  require_read_committed("deleted");
   {
     const pg::PinnedSettings settings;
     const pg::Spi spi;
@@ -284,36 +305,25 @@ Datum cleanup_function(pg::Args args) {
       throw wrong_reindex_status(job, "cleaned up",
                                  job.cleaned ? "That has been done." : "Swap it first.");
     }
+    require_own_job(job, "cleaned up");
     if (is_active(extension, job.old)) {
       throw core::Error(
           core::sqlstate::kObjectNotInPrerequisiteState,
           "the namespace \"" + job.old + "\" is active, so it is not deleted", {},
           "It was rolled back to. SELECT * FROM bacmr_namespace shows what is active.");
     }
-    delete_namespace(job, old_store(extension, job), job.old);
+    delete_namespace(job, job.old_vector_store, job.old);
     forget_previous(extension, job.space, job.old);
     update_reindex_job(extension, id, "cleaned_at = clock_timestamp()");
   }
   return pg::void_result();
 }
 
-// Who works on a job looks at its row twice a second, and stores nothing more once it is cancelled.
-// Until then its target must not be deleted: what is on its way would come in afterwards.
-void await_end_of_work(const ReindexJob& job) {
-  constexpr int kTries = 100;
-  constexpr std::int64_t kPauseUs = 100'000;
-  const pg::JobLock lock = pg::JobLock::for_reindex(job.id);
-  for (int i = 0; !lock.try_acquire(pg::LockSpan::kTransaction); ++i) {
-    if (i == kTries) {
-      throw core::Error(core::sqlstate::kLockNotAvailable,
-                        "another process still works on reindex job " + std::to_string(job.id), {},
-                        "Try again in a moment.");
-    }
-    pg::wait_interruptibly(kPauseUs);
-  }
-}
-
 void require_discardable(const pg::Extension& extension, const ReindexJob& job) {
+  if (job.cleaned) {  // its name may be another job's by now
+    throw wrong_reindex_status(job, "discarded", "One of its namespaces has been deleted already.");
+  }
+  require_own_job(job, "discarded");
   const bool given_up = job.status == "failed" || job.status == "cancelled";
   if ((!given_up && !was_rolled_back(extension, job)) || job.repair) {
     throw wrong_reindex_status(job, "discarded",
@@ -325,6 +335,7 @@ void require_discardable(const pg::Extension& extension, const ReindexJob& job) 
 Datum discard_function(pg::Args args) {
   const std::int64_t id = job_argument(args);
   const pg::Extension extension = pg::require_extension();
+  require_read_committed("deleted");
   {
     const pg::PinnedSettings settings;
     const pg::Spi spi;
@@ -332,7 +343,11 @@ Datum discard_function(pg::Args args) {
     const ReindexJob job = load_reindex_job(extension, id);
     require_reindex_rights(job);
     require_discardable(extension, job);
-    await_end_of_work(job);
+    if (!await_end_of_work(job)) {
+      throw core::Error(core::sqlstate::kLockNotAvailable,
+                        "another process still works on reindex job " + std::to_string(job.id), {},
+                        "Try again in a moment.");
+    }
     if (is_active(extension, job.target)) {
       throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
                         "the namespace \"" + job.target + "\" is active, so it is not deleted");
@@ -358,6 +373,11 @@ std::string grouped(std::int64_t number) {
 
 std::string next_steps(const ReindexJob& job, bool rolled_back) {
   const std::string id = std::to_string(job.id);
+  if (job.elsewhere) {
+    return "  1. It belongs to the database that this one is a copy of: SELECT "
+           "bacmr_reindex_cancel(" +
+           id + "), if it is open, and queue a new one";
+  }
   if (job.repair) {
     return job.status == "completed" ? "The active namespace is complete." : "Let the job run.";
   }
@@ -380,6 +400,9 @@ std::string next_steps(const ReindexJob& job, bool rolled_back) {
   if (job.status == "failed" || job.status == "paused") {
     return "  1. Mend the cause" + (job.error.empty() ? "" : ": " + job.error) +
            "\n  2. SELECT bacmr_reindex_resume(" + id + ")";
+  }
+  if (job.status == "cancelled" && job.cleaned) {
+    return "  1. Nothing: what it has written is deleted";
   }
   if (job.status == "cancelled") {
     return "  1. Delete what it has written: SELECT bacmr_reindex_discard(" + id + ")";

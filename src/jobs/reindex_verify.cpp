@@ -160,7 +160,8 @@ void record_verdict(const pg::Extension& extension, const ReindexJob& job,
           " SET expected = $2, actual = $3,"
           " verified_at = CASE WHEN $4 THEN clock_timestamp() END,"
           " status = CASE WHEN status IN ('verifying', 'running', 'queued', 'completed', 'failed')"
-          "  THEN CASE WHEN $4 THEN 'completed' ELSE 'failed' END ELSE status END,"
+          "  THEN CASE WHEN $4 OR swapped_at IS NOT NULL THEN 'completed' ELSE 'failed' END"
+          "  ELSE status END,"
           " error = $5, finished_at = clock_timestamp() WHERE job_id = $1",
       {pg::Param::int8(job.id), pg::Param::int8(verdict.check.expected),
        pg::Param::int8(verdict.check.actual), pg::Param::boolean(verdict.ok()),

@@ -174,4 +174,13 @@ std::string default_service(ServiceKind kind) {
                         pg::quote_literal(declared.front()) + ".");
 }
 
+std::string service_type(const std::string& name) {
+  pg::Spi spi;
+  const pg::Rows rows = spi.query(
+      "SELECT o.option_value FROM pg_foreign_server s, pg_options_to_table(s.srvoptions) o"
+      " WHERE s.srvname = $1 AND o.option_name = 'type'",
+      {pg::Param::text(name)});
+  return rows.empty() ? "" : rows.text(0, 0);
+}
+
 }  // namespace net

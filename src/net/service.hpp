@@ -30,6 +30,9 @@ struct Service {
 // of another wrapper, 42501 without USAGE.
 Service load_service(ServiceKind kind, const std::string& name);
 
+// The type of a server of one of the wrappers; '' where there is no such server. Asks for no right.
+std::string service_type(const std::string& name);
+
 // What the setting (bacmr.blob_store, …) names; where it names nothing, the built-in server. Where
 // a user has declared a server of that kind, that is not taken silently: 55000, which asks which.
 std::string default_service(ServiceKind kind);

@@ -18,8 +18,26 @@
 #include "providers/vector_index.hpp"
 #include "providers/vector_table.hpp"
 
+extern "C" {
+#include "miscadmin.h"
+}
+
 namespace providers {
 namespace {
+
+// Writing runs the code of the table's owner: triggers, checks, expressions of indexes. A superuser
+// does it as that owner, as the server itself does for VACUUM.
+class AsWriter {
+ public:
+  explicit AsWriter(const VectorTable& table) {
+    if (pg::call([&] { return superuser() && !superuser_arg(table.owner); })) {
+      owner_.emplace(table.owner, SECURITY_RESTRICTED_OPERATION);
+    }
+  }
+
+ private:
+  std::optional<pg::AsUser> owner_;
+};
 
 // The table is looked for each time: what one transaction has made, its abort takes away.
 class PostgresStore : public VectorStore {
@@ -69,6 +87,7 @@ class PostgresStore : public VectorStore {
 Ticket PostgresStore::upsert(const std::string& space, std::vector<VectorRecord> records) {
   pg::Spi spi;
   const VectorTable table = require_vector_table();
+  const AsWriter writer(table);
   if (!records.empty() && prepared_.insert(space).second) {
     create_vector_index(table, space, static_cast<int>(records.front().values.size()));
   }
@@ -95,6 +114,7 @@ Ticket PostgresStore::upsert(const std::string& space, std::vector<VectorRecord>
 Ticket PostgresStore::remove(const std::string& space, std::vector<std::string> ids) {
   pg::Spi spi;
   if (const auto table = find_vector_table()) {
+    const AsWriter writer(*table);
     spi.query("DELETE FROM " + table->name +
                   " WHERE namespace OPERATOR(pg_catalog.=) $1"
                   " AND id OPERATOR(pg_catalog.=) ANY ($2)",
@@ -188,6 +208,7 @@ std::vector<Match> PostgresStore::query(const std::string& space, const std::vec
 void PostgresStore::delete_namespace(const std::string& space) {
   pg::Spi spi;
   if (const auto table = find_vector_table()) {
+    const AsWriter writer(*table);
     spi.query("DELETE FROM " + table->name + " WHERE namespace OPERATOR(pg_catalog.=) $1",
               {pg::Param::text(space)});
     drop_vector_index(*table, space);

@@ -142,6 +142,7 @@ std::optional<VectorTable> find_in(const pg::Extension& extension, const Home& h
   }
   VectorTable result;
   result.oid = rows.oid(0, 0);
+  result.owner = rows.oid(0, 2);
   result.schema = home.schema;
   result.name = pg::quote_qualified(home.schema, kTable);
   result.cosine = extension.object("bacmr_cosine");

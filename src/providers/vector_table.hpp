@@ -12,6 +12,7 @@ namespace providers {
 
 struct VectorTable {
   Oid oid = InvalidOid;
+  Oid owner = InvalidOid;
   std::string schema;
   std::string name;  // qualified and quoted
   // pgvector's type of the column, and the operator of cosine distance, for SQL text. '' and '':

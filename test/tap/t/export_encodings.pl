@@ -204,5 +204,12 @@ for my $bad ('\xff', '\xc3', '\xed\xa0\x80') {
     is_deeply([ glob "$artifacts/ascii/.*.tmp" ], [], 'hidden or not');
 }
 
+# --- what services take ---------------------------------------------------------------------------
+
+for my $call ('bacmr_reindex_plan(%s)', 'bacmr_reindex(%s)', 'bacmr_vectors_repair(%s)', 'bacmr_vectors_verify(%s)') {
+    like(error_of($node, 'latin', 'SELECT ' . sprintf $call, "'other'"),
+        qr/ERROR:  0A000: chunks of a database in LATIN1 cannot be embedded/, "$call: only of databases in UTF-8");
+}
+
 $node->stop;
 done_testing();
