@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# The chapter on a new embedding model of demo/run.sh, which sources this: the handbook's text, from the
-# local embedder at one size to the same at another. It stands for any two models, and needs no account.
+# The chapter on a new embedding model of demo/run.sh, which sources this: the handbook's French and Arabic
+# text, from the local embedder at one size to the same at another. It stands for any two models, and needs no account.
 
-SPACE=debian-handbook-fr
+SPACE=debian-handbook
 
 # reindexed JOB: until the worker has done it.
 reindexed() {
@@ -23,6 +23,8 @@ active_is() {
 
 new_model() {
     chapter 'A new embedding model'
+    say 'Pupils ask in French and in Arabic, and search in one namespace:'
+    show_run "UPDATE chunks SET namespace = '$SPACE' WHERE namespace IN ('$SPACE-fr', '$SPACE-ar')"
     say 'The first index, with the model "local-128": vectors in Postgres, made without any service.'
     local job
     job=$(value "SELECT bacmr_reindex('$SPACE', 'local-128')")
@@ -33,12 +35,12 @@ new_model() {
     show "SELECT * FROM bacmr_reindex_plan('$SPACE', 'local-512')"
     # As a real store would be, far away: otherwise it is done before one can look.
     quiet_psql -c "CREATE FUNCTION demo_far_away() RETURNS trigger LANGUAGE plpgsql
-            AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.005); RETURN NEW; END'" \
+            AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.003); RETURN NEW; END'" \
         -c 'CREATE TRIGGER demo_far_away BEFORE INSERT ON bacmr_vector FOR EACH ROW
             EXECUTE FUNCTION demo_far_away()'
     show_statement "SELECT bacmr_reindex('$SPACE', 'local-512')"
     job=$(value "SELECT bacmr_reindex('$SPACE', 'local-512')")
-    say "$job" 'A trigger makes each vector take 5 ms, as if the store were far away.'
+    say "$job" 'A trigger makes each vector take 3 ms, as if the store were far away.'
     kill_half_way "$job"
     reindexed "$job"
     quiet_psql -c 'DROP FUNCTION demo_far_away() CASCADE'
@@ -55,7 +57,7 @@ new_model() {
 
 kill_half_way() {
     await 'the job is half-way' 30 \
-        "SELECT processed_chunks >= 300 FROM bacmr_reindex_status WHERE job_id = $1"
+        "SELECT processed_chunks >= 900 FROM bacmr_reindex_status WHERE job_id = $1"
     say '' 'Half-way its process is killed. (It would be back within a second: so it is also paused.)'
     # In one statement: the process ends before it could see the pause.
     show_run "SELECT pg_terminate_backend(pid), bacmr_pause('reindex', 'the demo looks around')
@@ -69,7 +71,7 @@ kill_half_way() {
     KILLED_AT=$(value 'SELECT clock_timestamp()')
     DONE_BEFORE=$(value "SELECT count(*) FROM bacmr_reindex_batch WHERE job_id = $1 AND status = 'done'")
     holds 'it broke off half-way, with batches on their way, and says so' \
-        "SELECT processed_chunks BETWEEN 300 AND total_chunks - 1 AND status = 'running'
+        "SELECT processed_chunks BETWEEN 900 AND total_chunks - 1 AND status = 'running'
                 AND EXISTS (SELECT FROM bacmr_reindex_batch b WHERE b.job_id = $1 AND b.status = 'running')
          FROM bacmr_reindex_status WHERE job_id = $1"
     active_is "$SPACE-v2" "searches have noticed nothing: $SPACE-v2 is active"

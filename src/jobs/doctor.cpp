@@ -52,6 +52,7 @@ class Doctor {
     check_indexes();
     check_table_owner_rights();
     check_triggers();
+    check_capture();
     check_schedule();
     check_artifact_directory();
     check_exports();
@@ -194,6 +195,17 @@ class Doctor {
             {pg::Param::oid(source->oid)});
       }
     }
+  }
+
+  // Each write to the chunks costs a second one as long as they are there.
+  void check_capture() {
+    add_rows("triggers", "warning",
+             "SELECT format('trigger %I on %s notes changes of the chunks, though no reindex job"
+             " needs them', tgname, tgrelid::regclass), format('DROP TRIGGER %I ON %s', tgname,"
+             " tgrelid::regclass) FROM pg_trigger WHERE tgname IN ('bacmr_capture_change',"
+             " 'bacmr_capture_truncate') AND NOT tgisinternal AND tgparentid = 0"
+             " AND NOT EXISTS (SELECT FROM " +
+                 extension_.object("bacmr_reindex_job") + " WHERE capturing)");
   }
 
   void check_schedule() {

@@ -1,7 +1,7 @@
 -- Reindex: what would cost somebody their vectors, or their rights: namespaces deleted by an old picture of
 -- what is active, a second time, or from a copy of the database; models mixed or replaced unnoticed;
 -- triggers that vanished; code of a table's owner that a superuser's job would run.
-\set tests 44
+\set tests 46
 \ir include/reindex.psql
 CREATE ROLE reindex_app;
 
@@ -65,6 +65,15 @@ SELECT is_empty(format($$SELECT * FROM differences('math', '%s', 32)$$, (job(:bl
 SELECT is(status_of(:blind), 'completed', 'and is completed again');
 SELECT lives_ok(format('SELECT bacmr_reindex_swap(%s)', :blind), 'then it can be swapped');
 CALL bacmr_reindex_run();
+
+-- --- triggers that nobody needs are not forgotten -----------------------------------------------------
+
+SELECT is((SELECT count(*) FROM bacmr_doctor() WHERE finding LIKE '%notes changes of the chunks%'), 0::bigint,
+          'without a job there is no trigger');
+CREATE TRIGGER bacmr_capture_change AFTER DELETE ON chunks FOR EACH ROW EXECUTE FUNCTION bacmr_capture_change('id', 'namespace');
+SELECT is((SELECT fix FROM bacmr_doctor() WHERE finding LIKE '%bacmr_capture_change on public.chunks notes changes%'),
+          'DROP TRIGGER bacmr_capture_change ON public.chunks', 'one that was left behind is found by the doctor');
+DROP TRIGGER bacmr_capture_change ON chunks;
 
 -- --- a verification does not demote what is in use ------------------------------------------------
 
