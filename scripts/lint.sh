@@ -165,6 +165,7 @@ main() {
     check 'PG_TRY only in src/pg' pg_try_only_in_pg
     check 'curl only in src/net' curl_only_in_net
     check 'SQL objects have a comment and a place in docs/reference.md' perl scripts/lint-sql.pl
+    check 'docs/errors.md lists the errors of the sources' perl scripts/errors.pl --check
     check 'versions agree, and each released one has a way to this one' perl scripts/check-release.pl
     check 'SQL scripts: qualified names, pinned search_path, nothing for PUBLIC' sql_is_safe
     check 'nothing left to do in src and sql' no_leftovers
