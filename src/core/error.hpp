@@ -33,6 +33,9 @@ class Error : public std::exception {
 
 // The codes that are used in more than one place, by their names in the Postgres manual.
 namespace sqlstate {
+inline constexpr const char* kConnectionFailure = "08006";
+inline constexpr const char* kInvalidAuthorization = "28000";
+inline constexpr const char* kConfigurationLimitExceeded = "53400";
 inline constexpr const char* kInvalidParameterValue = "22023";
 inline constexpr const char* kNullValueNotAllowed = "22004";
 inline constexpr const char* kActiveSqlTransaction = "25001";

@@ -80,7 +80,6 @@ void RecordedRun::commit() {
   }
 }
 
-
 void RecordedRun::fail(const Failure& failure, const std::string& detail) {
   record_failure(failure.text, detail);
   commit();

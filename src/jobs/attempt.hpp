@@ -68,8 +68,8 @@ std::optional<Failure> attempt(Work work) {
 // A cancel or a shutdown, which nobody tries again after.
 bool is_interrupt(const Failure& failure);
 
-// Deletes old runs. That they cannot be deleted is logged, and takes nothing back of the run that is
-// under way: procedures call it when that is committed.
+// Deletes old runs. That they cannot be deleted is logged, and takes nothing back of the run that
+// is under way: procedures call it when that is committed.
 void tidy_history(const pg::Extension& extension, const std::string& request_id);
 
 // A run of a job whose row is committed as `running` before anything is done. Where another run of

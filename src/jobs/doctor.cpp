@@ -129,7 +129,7 @@ class Doctor {
     const sources::Source* ledger = usable("wallet_ledger");
     if (reservations != nullptr && reservations->expiry_problem.empty() &&
         !sources::has_index(*reservations, "expires_at", false,
-                   reservations->col("status") + " = 'reserved'")) {
+                            reservations->col("status") + " = 'reserved'")) {
       add("indexes", "warning",
           "each expiry tick reads all of " + reservations->sql_name() + ": no index begins with " +
               reservations->col("expires_at"),
@@ -149,7 +149,7 @@ class Doctor {
     }
     if (reservations != nullptr && reservations->refund && ledger->has("reservation_id") &&
         !sources::has_index(*ledger, "reservation_id", true,
-                   ledger->col("reason") + " = 'reservation_expired'")) {
+                            ledger->col("reason") + " = 'reservation_expired'")) {
       add("indexes", "warning",
           "nothing in " + ledger->sql_name() + " forbids a second refund of one reservation",
           "CREATE UNIQUE INDEX CONCURRENTLY ON " + ledger->sql_name() + " (" +

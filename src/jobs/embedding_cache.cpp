@@ -23,13 +23,13 @@ std::vector<std::vector<float>> EmbeddingCache::find(const std::vector<std::stri
   pg::PinnedSettings settings;
   settings.set("enable_seqscan", "off");
   pg::Spi spi;
-  const pg::Rows rows = spi.query(
-      "SELECT encode(text_hash, 'hex'), embedding FROM " +
-          extension_.object("bacmr_embedding_cache") +
-          " WHERE text_hash = ANY (ARRAY(SELECT decode(k, 'hex') FROM unnest($1) k))"
-          " AND model = $2 AND dimensions = $3::int",
-      {pg::Param::text_array(keys), pg::Param::text(model_),
-       pg::Param::int8(std::int64_t{*dimensions})});
+  const pg::Rows rows =
+      spi.query("SELECT encode(text_hash, 'hex'), embedding FROM " +
+                    extension_.object("bacmr_embedding_cache") +
+                    " WHERE text_hash = ANY (ARRAY(SELECT decode(k, 'hex') FROM unnest($1) k))"
+                    " AND model = $2 AND dimensions = $3::int",
+                {pg::Param::text_array(keys), pg::Param::text(model_),
+                 pg::Param::int8(std::int64_t{*dimensions})});
   std::unordered_map<std::string, std::uint64_t> row_of;
   for (std::uint64_t i = 0; i < rows.size(); ++i) {
     row_of.emplace(rows.text(i, 0), i);

@@ -45,7 +45,8 @@ void Pacing::begin() { began_ = Clock::now(); }
 
 void Pacing::rest() const {
   if (machine_is_busy()) {
-    const auto rest = std::min<Clock::duration>((Clock::now() - began_) * kRestFactor, kLongestRest);
+    const auto rest =
+        std::min<Clock::duration>((Clock::now() - began_) * kRestFactor, kLongestRest);
     pg::wait_interruptibly(std::chrono::duration_cast<std::chrono::microseconds>(rest).count());
   }
 }

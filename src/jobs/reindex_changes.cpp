@@ -47,7 +47,8 @@ void create_trigger(pg::Spi& spi, const pg::Extension& extension, const sources:
             " DEPENDS ON EXTENSION bacmr_ops");
 }
 
-// Of the table and its partitions: a partition inherits the trigger for rows, but none for TRUNCATE.
+// Of the table and its partitions: a partition inherits the trigger for rows, but none for
+// TRUNCATE.
 std::vector<std::string> without_truncate_trigger(pg::Spi& spi, const sources::Source& chunks) {
   const pg::Rows tables = spi.query(
       "SELECT c.oid, format('%I.%I', n.nspname, c.relname) FROM (SELECT $1 AS relid UNION"

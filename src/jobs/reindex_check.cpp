@@ -23,22 +23,13 @@
 namespace jobs {
 namespace {
 
-std::int64_t job_argument(const pg::Args& args) {
-  const std::optional<std::int64_t> id = args.int8(0);
-  if (!id) {
-    throw core::Error(core::sqlstate::kNullValueNotAllowed, "argument \"job_id\" must not be NULL",
-                      {}, "SELECT * FROM bacmr_reindex_status lists the jobs.");
-  }
-  return *id;
-}
-
 ChunkReader chunk_reader(const pg::Extension& extension) {
   require_utf8();
   return ChunkReader(sources::Sources::load_locked(extension).require("chunks", "reindex"));
 }
 
 Datum verify_function(pg::Args args) {
-  const std::int64_t id = job_argument(args);
+  const std::int64_t id = reindex_job_argument(args);
   const pg::Extension extension = pg::require_extension();
   VectorVerdict verdict;
   {
@@ -197,7 +188,7 @@ std::map<std::string, Tally> compare(const pg::Extension& extension, const Reind
 }
 
 Datum compare_function(pg::Args args) {
-  const std::int64_t id = job_argument(args);
+  const std::int64_t id = reindex_job_argument(args);
   const int sample = args.int4(1).value_or(100);
   const int k = args.int4(2).value_or(10);
   if (sample < 1 || sample > 10'000 || k < 1 || k > 1000) {

@@ -35,16 +35,12 @@ Datum run_function(pg::Args args) {
 // Looks at a job, with its row locked, and acts.
 template <class Action>
 Datum steer(const pg::Args& args, Action action) {
-  const std::optional<std::int64_t> id = args.int8(0);
-  if (!id) {
-    throw core::Error(core::sqlstate::kNullValueNotAllowed, "argument \"job_id\" must not be NULL",
-                      {}, "SELECT * FROM bacmr_reindex_status lists the jobs.");
-  }
+  const std::int64_t id = reindex_job_argument(args);
   const pg::Extension extension = pg::require_extension();
   {
     const pg::PinnedSettings settings;
     const pg::Spi spi;
-    const ReindexJob job = lock_reindex_job(extension, *id);
+    const ReindexJob job = lock_reindex_job(extension, id);
     require_reindex_rights(job);
     action(extension, job);
   }

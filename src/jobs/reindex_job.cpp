@@ -19,7 +19,8 @@ namespace {
 
 constexpr const char* kColumns =
     "job_id, kind = 'repair', namespace, old_namespace, target_namespace, embedder::text,"
-    " vector_store::text, old_vector_store::text, model, dimensions, price::float8, batch_size, concurrency,"
+    " vector_store::text, old_vector_store::text, model, dimensions, price::float8, batch_size, "
+    "concurrency,"
     " max_cost::float8, status, role_name::text, total_chunks, processed_chunks, tokens_used,"
     " token_ratio, last_id, walked, capturing, expected, actual, verified_at IS NOT NULL,"
     " swapped_at IS NOT NULL, cleaned_at IS NOT NULL, coalesce(error, ''), request_id, ";
@@ -103,6 +104,15 @@ std::string open_jobs(const pg::Extension& extension) {
 }
 
 }  // namespace
+
+std::int64_t reindex_job_argument(const pg::Args& args) {
+  const std::optional<std::int64_t> id = args.int8(0);
+  if (!id) {
+    throw core::Error(core::sqlstate::kNullValueNotAllowed, "argument \"job_id\" must not be NULL",
+                      {}, "SELECT * FROM bacmr_reindex_status lists the jobs.");
+  }
+  return *id;
+}
 
 ReindexJob load_reindex_job(const pg::Extension& extension, std::int64_t id) {
   return read_job(extension, id, "");
@@ -258,12 +268,12 @@ void require_own_job(const ReindexJob& job, const std::string& action) {
 
 void require_utf8() {
   if (GetDatabaseEncoding() != PG_UTF8) {
-    throw core::Error(core::sqlstate::kFeatureNotSupported,
-                      std::string("chunks of a database in ") + GetDatabaseEncodingName() +
-                          " cannot be embedded",
-                      "Services and their ids are in UTF-8.",
-                      "Move it to a database in UTF-8: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE "
-                      "template0, and pg_dump.");
+    throw core::Error(
+        core::sqlstate::kFeatureNotSupported,
+        std::string("chunks of a database in ") + GetDatabaseEncodingName() + " cannot be embedded",
+        "Services and their ids are in UTF-8.",
+        "Move it to a database in UTF-8: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE "
+        "template0, and pg_dump.");
   }
 }
 

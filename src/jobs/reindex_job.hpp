@@ -5,6 +5,7 @@
 #include "pg/postgres.hpp"
 
 #include "core/error.hpp"
+#include "pg/args.hpp"
 #include "pg/error.hpp"
 #include "pg/extension.hpp"
 #include "pg/security.hpp"
@@ -54,6 +55,9 @@ struct ReindexJob {
     return status == "queued" || status == "running" || status == "paused" || status == "verifying";
   }
 };
+
+// The first argument of the functions on a job: its number, or an error (22004).
+std::int64_t reindex_job_argument(const pg::Args& args);
 
 // An error (42704) where there is none.
 ReindexJob load_reindex_job(const pg::Extension& extension, std::int64_t id);

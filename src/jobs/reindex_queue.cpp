@@ -221,12 +221,12 @@ void check_store(Plan& plan, const Request& request) {
                       {}, "Choose a model, or its option dimensions, to fit; or another store.");
   }
   if (request.repair && !plan.model_known && store->count(plan.target) > 0) {
-    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
-                      "nothing is known of the model that made the vectors in \"" + plan.target +
-                          "\"",
-                      "Vectors of another model among them would be found by chance.",
-                      "SELECT bacmr_reindex(" + pg::quote_literal(request.space) +
-                          ") makes them anew, in a namespace of their own.");
+    throw core::Error(
+        core::sqlstate::kObjectNotInPrerequisiteState,
+        "nothing is known of the model that made the vectors in \"" + plan.target + "\"",
+        "Vectors of another model among them would be found by chance.",
+        "SELECT bacmr_reindex(" + pg::quote_literal(request.space) +
+            ") makes them anew, in a namespace of their own.");
   }
   if (!request.repair && store->count(plan.target) > 0) {
     throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,

@@ -30,15 +30,6 @@ extern "C" {
 namespace jobs {
 namespace {
 
-std::int64_t job_argument(const pg::Args& args) {
-  const std::optional<std::int64_t> id = args.int8(0);
-  if (!id) {
-    throw core::Error(core::sqlstate::kNullValueNotAllowed, "argument \"job_id\" must not be NULL",
-                      {}, "SELECT * FROM bacmr_reindex_status lists the jobs.");
-  }
-  return *id;
-}
-
 // What is active must be read as it is now, and nothing may be deleted by an old picture of it.
 void require_read_committed(const char* action) {
   pg::require_read_committed(
@@ -72,13 +63,18 @@ Active active_model(const pg::Extension& extension, const std::string& space) {
   return rows.empty() ? Active{} : Active{rows.text(0, 0), rows.text(0, 1)};
 }
 
-bool is_active(const pg::Extension& extension, const std::string& name) {
+void require_inactive(const pg::Extension& extension, const std::string& name) {
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
-  return !spi.query("SELECT 1 FROM " + extension.object("bacmr_namespace") +
-                        " WHERE active_namespace = $1 LIMIT 1",
-                    {pg::Param::text(name)})
-              .empty();
+  if (!spi.query("SELECT 1 FROM " + extension.object("bacmr_namespace") +
+                     " WHERE active_namespace = $1 LIMIT 1",
+                 {pg::Param::text(name)})
+           .empty()) {
+    throw core::Error(
+        core::sqlstate::kObjectNotInPrerequisiteState,
+        "the namespace \"" + name + "\" is active, so it is not deleted", {},
+        "It may have been rolled back to: SELECT * FROM bacmr_namespace shows what is active.");
+  }
 }
 
 void require_swappable(const ReindexJob& job) {
@@ -133,7 +129,7 @@ void require_no_downgrade(const pg::Extension& extension, const ReindexJob& job)
 }
 
 Datum swap_function(pg::Args args) {
-  const std::int64_t id = job_argument(args);
+  const std::int64_t id = reindex_job_argument(args);
   const bool force = args.boolean(1).value_or(false);
   const pg::Extension extension = pg::require_extension();
   require_read_committed("swapped");
@@ -291,8 +287,10 @@ void forget_previous(const pg::Extension& extension, const std::string& space,
             {pg::Param::text(space), pg::Param::text(deleted)});
 }
 
-Datum cleanup_function(pg::Args args) {
-  const std::int64_t id = job_argument(args);
+// Deletes a namespace of a job, one at a time, with what is active read as it is now.
+template <class Action>
+Datum delete_of_job(const pg::Args& args, Action action) {
+  const std::int64_t id = reindex_job_argument(args);
   const pg::Extension extension = pg::require_extension();
   require_read_committed("deleted");
   {
@@ -301,22 +299,23 @@ Datum cleanup_function(pg::Args args) {
     take_switch_lock();
     const ReindexJob job = load_reindex_job(extension, id);
     require_reindex_rights(job);
+    action(extension, job);
+  }
+  return pg::void_result();
+}
+
+Datum cleanup_function(pg::Args args) {
+  return delete_of_job(args, [](const pg::Extension& extension, const ReindexJob& job) {
     if (!job.swapped || job.cleaned || job.repair) {
       throw wrong_reindex_status(job, "cleaned up",
                                  job.cleaned ? "That has been done." : "Swap it first.");
     }
     require_own_job(job, "cleaned up");
-    if (is_active(extension, job.old)) {
-      throw core::Error(
-          core::sqlstate::kObjectNotInPrerequisiteState,
-          "the namespace \"" + job.old + "\" is active, so it is not deleted", {},
-          "It was rolled back to. SELECT * FROM bacmr_namespace shows what is active.");
-    }
+    require_inactive(extension, job.old);
     delete_namespace(job, job.old_vector_store, job.old);
     forget_previous(extension, job.space, job.old);
-    update_reindex_job(extension, id, "cleaned_at = clock_timestamp()");
-  }
-  return pg::void_result();
+    update_reindex_job(extension, job.id, "cleaned_at = clock_timestamp()");
+  });
 }
 
 void require_discardable(const pg::Extension& extension, const ReindexJob& job) {
@@ -333,34 +332,22 @@ void require_discardable(const pg::Extension& extension, const ReindexJob& job) 
 }
 
 Datum discard_function(pg::Args args) {
-  const std::int64_t id = job_argument(args);
-  const pg::Extension extension = pg::require_extension();
-  require_read_committed("deleted");
-  {
-    const pg::PinnedSettings settings;
-    const pg::Spi spi;
-    take_switch_lock();
-    const ReindexJob job = load_reindex_job(extension, id);
-    require_reindex_rights(job);
+  return delete_of_job(args, [](const pg::Extension& extension, const ReindexJob& job) {
     require_discardable(extension, job);
     if (!await_end_of_work(job)) {
       throw core::Error(core::sqlstate::kLockNotAvailable,
                         "another process still works on reindex job " + std::to_string(job.id), {},
                         "Try again in a moment.");
     }
-    if (is_active(extension, job.target)) {
-      throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
-                        "the namespace \"" + job.target + "\" is active, so it is not deleted");
-    }
+    require_inactive(extension, job.target);
     delete_namespace(job, job.vector_store, job.target);
     // Somebody may have resumed it meanwhile: then it is theirs, and finds out what is missing.
-    require_discardable(extension, lock_reindex_job(extension, id));
+    require_discardable(extension, lock_reindex_job(extension, job.id));
     forget_previous(extension, job.space, job.target);
-    update_reindex_job(extension, id,
+    update_reindex_job(extension, job.id,
                        "status = 'cancelled', capturing = false, cleaned_at = clock_timestamp()");
     stop_capture_if_idle(extension);
-  }
-  return pg::void_result();
+  });
 }
 
 std::string grouped(std::int64_t number) {
@@ -411,7 +398,7 @@ std::string next_steps(const ReindexJob& job, bool rolled_back) {
 }
 
 Datum summary_function(pg::Args args) {
-  const std::int64_t id = job_argument(args);
+  const std::int64_t id = reindex_job_argument(args);
   const pg::Extension extension = pg::require_extension();
   std::string text;
   {

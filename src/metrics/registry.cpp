@@ -6,11 +6,10 @@
 #include "metrics/saved.hpp"
 #include "pg/log.hpp"
 #include "pg/settings.hpp"
+#include "pg/shared_block.hpp"
 
 extern "C" {
 #include "storage/ipc.h"
-#include "storage/lwlock.h"
-#include "storage/shmem.h"
 }
 
 namespace metrics {
@@ -27,27 +26,12 @@ constexpr const char* kName = "bacmr_ops metrics";
 MetricStore* store = nullptr;
 LWLock* lock = nullptr;
 bool (*worker_probe)(Oid) = nullptr;
-shmem_request_hook_type next_request = nullptr;
-shmem_startup_hook_type next_startup = nullptr;
 
-// Nothing inside may raise.
-class Locked {
- public:
-  explicit Locked(LWLockMode mode) { LWLockAcquire(lock, mode); }
-  Locked(const Locked&) = delete;
-  Locked& operator=(const Locked&) = delete;
-  ~Locked() { LWLockRelease(lock); }
+struct Locked : pg::LwLocked {
+  explicit Locked(LWLockMode mode) : LwLocked(lock, mode) {}
 };
 
 Size memory_bytes() { return MetricStore::bytes(pg::settings::metrics_max_series()); }
-
-void request() {
-  if (next_request != nullptr) {
-    next_request();
-  }
-  RequestAddinShmemSpace(memory_bytes());
-  RequestNamedLWLockTranche(kName, 1);
-}
 
 void save_at_exit(int code, Datum) {
   // After a crash the memory may be damaged.
@@ -56,27 +40,18 @@ void save_at_exit(int code, Datum) {
   }
 }
 
-void startup() {
-  if (next_startup != nullptr) {
-    next_startup();
-  }
-  bool found = false;
-  LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-  void* memory = ShmemInitStruct(kName, memory_bytes(), &found);
-  lock = &GetNamedLWLockTranche(kName)->lock;
-  if (found) {
+void attach(void* memory, bool fresh, LWLock* own_lock) {
+  lock = own_lock;
+  if (!fresh) {
     store = static_cast<MetricStore*>(memory);
   } else {
-    const auto empty = [memory] {
-      memset(memory, 0, memory_bytes());
-      return MetricStore::create(memory, pg::settings::metrics_max_series());
-    };
-    store = empty();
+    const int series = pg::settings::metrics_max_series();
+    store = MetricStore::create(memory, series);
     if (!load(*store)) {
-      store = empty();
+      memset(memory, 0, memory_bytes());
+      store = MetricStore::create(memory, series);
     }
   }
-  LWLockRelease(AddinShmemInitLock);
   if (!IsUnderPostmaster) {
     on_shmem_exit(save_at_exit, static_cast<Datum>(0));
   }
@@ -191,10 +166,7 @@ void add_computed(Families& families, std::uint32_t in_use, const std::set<Oid>&
 
 void install() {
   catalog();  // made now, before the first recording
-  next_request = shmem_request_hook;
-  shmem_request_hook = request;
-  next_startup = shmem_startup_hook;
-  shmem_startup_hook = startup;
+  pg::add_shared_block({kName, memory_bytes, attach});
 }
 
 bool is_loaded() noexcept { return store != nullptr; }

@@ -6,12 +6,7 @@
 #include <string_view>
 
 #include "pg/settings.hpp"
-
-extern "C" {
-#include "storage/ipc.h"
-#include "storage/lwlock.h"
-#include "storage/shmem.h"
-}
+#include "pg/shared_block.hpp"
 
 namespace net {
 namespace {
@@ -38,36 +33,14 @@ struct Table {
 Table* shared = nullptr;
 LWLock* lock = nullptr;
 Table local;  // this process' own
-shmem_request_hook_type next_request = nullptr;
-shmem_startup_hook_type next_startup = nullptr;
 
-// Nothing inside may raise or allocate.
-class Locked {
- public:
-  Locked() { LWLockAcquire(lock, LW_EXCLUSIVE); }
-  Locked(const Locked&) = delete;
-  Locked& operator=(const Locked&) = delete;
-  ~Locked() { LWLockRelease(lock); }
+struct Locked : pg::LwLocked {
+  Locked() : LwLocked(lock, LW_EXCLUSIVE) {}
 };
 
-void request() {
-  if (next_request != nullptr) {
-    next_request();
-  }
-  RequestAddinShmemSpace(sizeof(Table));
-  RequestNamedLWLockTranche(kName, 1);
-}
-
-void startup() {
-  if (next_startup != nullptr) {
-    next_startup();
-  }
-  bool found = false;
-  LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-  void* memory = ShmemInitStruct(kName, sizeof(Table), &found);
-  lock = &GetNamedLWLockTranche(kName)->lock;
-  shared = found ? static_cast<Table*>(memory) : new (memory) Table();
-  LWLockRelease(AddinShmemInitLock);
+void attach(void* memory, bool fresh, LWLock* own_lock) {
+  lock = own_lock;
+  shared = fresh ? new (memory) Table() : static_cast<Table*>(memory);
 }
 
 // The same clock in all processes of the machine.
@@ -131,10 +104,7 @@ void with_known(std::string_view service, Use use) noexcept {
 }  // namespace
 
 void install_breakers() {
-  next_request = shmem_request_hook;
-  shmem_request_hook = request;
-  next_startup = shmem_startup_hook;
-  shmem_startup_hook = startup;
+  pg::add_shared_block({kName, [] { return sizeof(Table); }, attach});
 }
 
 BreakerPermit admit(const std::string& service) noexcept {

@@ -7,8 +7,6 @@
 namespace net {
 namespace {
 
-constexpr const char* kConnectionFailure = "08006";
-
 std::string attempts_text(int attempts) {
   return attempts > 1 ? "It was tried " + std::to_string(attempts) + " times." : std::string();
 }
@@ -27,18 +25,18 @@ void throw_failure(const std::string& action, const HttpReply& reply) {
     case HttpReply::Failure::kRefused: {
       const auto seconds = std::max<std::int64_t>((reply.wait.count() + 999) / 1000, 1);
       throw core::Error(
-          kConnectionFailure, message,
+          core::sqlstate::kConnectionFailure, message,
           "After failures in a row no request is sent to it for another " +
               std::to_string(seconds) + " s (its circuit breaker is open).",
           "Try again then. bacmr.breaker_threshold and bacmr.breaker_cooldown steer the "
           "breaker.");
     }
     case HttpReply::Failure::kTls:
-      throw core::Error(kConnectionFailure, message, {},
+      throw core::Error(core::sqlstate::kConnectionFailure, message, {},
                         "Where an authority of your own has signed its certificate, name that "
                         "authority's file in the server's option ca_file.");
     case HttpReply::Failure::kTimeout:
-      throw core::Error(kConnectionFailure, message, attempts_text(reply.attempts),
+      throw core::Error(core::sqlstate::kConnectionFailure, message, attempts_text(reply.attempts),
                         "bacmr.http_timeout says how long a request may stand still.");
     case HttpReply::Failure::kLocal:
     case HttpReply::Failure::kTooLarge:
@@ -47,7 +45,7 @@ void throw_failure(const std::string& action, const HttpReply& reply) {
     case HttpReply::Failure::kNone:
       break;
   }
-  throw core::Error(kConnectionFailure, message, attempts_text(reply.attempts));
+  throw core::Error(core::sqlstate::kConnectionFailure, message, attempts_text(reply.attempts));
 }
 
 }  // namespace net

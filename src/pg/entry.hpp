@@ -27,7 +27,7 @@ void catch_exception(PendingError& pending, MemoryContext owner) noexcept;
 [[noreturn]] void raise(const PendingError& pending);
 
 // Runs `body`, C++ code, from a place where Postgres expects C: entry points, callbacks, hooks.
-template <class Body>
+template <auto Raise = raise, class Body>
 auto from_postgres(Body&& body) -> decltype(body()) {
   PendingError pending;
   MemoryContext const owner = CurrentMemoryContext;
@@ -36,7 +36,7 @@ auto from_postgres(Body&& body) -> decltype(body()) {
   } catch (...) {
     catch_exception(pending, owner);
   }
-  raise(pending);
+  Raise(pending);
 }
 
 }  // namespace pg

@@ -14,25 +14,14 @@ namespace pg {
 
 [[noreturn]] void raise_without_statement(const PendingError& pending);
 
-template <class Body>
-Datum from_hidden_statement(Body&& body) {
-  PendingError pending;
-  MemoryContext const owner = CurrentMemoryContext;
-  try {
-    return body();
-  } catch (...) {
-    catch_exception(pending, owner);
-  }
-  raise_without_statement(pending);
-}
-
 }  // namespace pg
 
-#define BACMR_HIDDEN_FUNCTION(name, body)                                          \
-  extern "C" {                                                                     \
-  PG_FUNCTION_INFO_V1(name);                                                       \
-  Datum name(PG_FUNCTION_ARGS) {                                                   \
-    return pg::from_hidden_statement([fcinfo] { return body(pg::Args(fcinfo)); }); \
-  }                                                                                \
-  }                                                                                \
+#define BACMR_HIDDEN_FUNCTION(name, body)                  \
+  extern "C" {                                             \
+  PG_FUNCTION_INFO_V1(name);                               \
+  Datum name(PG_FUNCTION_ARGS) {                           \
+    return pg::from_postgres<pg::raise_without_statement>( \
+        [fcinfo] { return body(pg::Args(fcinfo)); });      \
+  }                                                        \
+  }                                                        \
   static_assert(true)

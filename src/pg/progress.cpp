@@ -20,8 +20,8 @@ void Progress::tell(std::uint64_t done, std::uint64_t total) {
     return;
   }
   last_ = now;
-  const std::string so_far = total > 0 ? " of " + std::to_string(total) + " " + unit_
-                                       : " " + unit_ + " so far";
+  const std::string so_far =
+      total > 0 ? " of " + std::to_string(total) + " " + unit_ : " " + unit_ + " so far";
   notice_client(what_ + ": " + std::to_string(done) + so_far);
 }
 

@@ -7,8 +7,8 @@
 
 namespace pg {
 
-// A NOTICE every five seconds, such as "exporting public.chunks: 1200000 rows so far". A session that
-// does not want it sets client_min_messages.
+// A NOTICE every five seconds, such as "exporting public.chunks: 1200000 rows so far". A session
+// that does not want it sets client_min_messages.
 class Progress {
  public:
   // `what`: "exporting public.chunks"; `unit`: "rows".

@@ -37,10 +37,7 @@ constexpr std::size_t kMostDimensions = 20000;
 constexpr std::size_t kBytesPerNumber = 32;  // at most, of an array; base64 needs 6
 constexpr std::size_t kReplyLimit = std::size_t{256} << 20;
 
-constexpr const char* kConnectionFailure = "08006";
 constexpr const char* kProtocolViolation = "08P01";
-constexpr const char* kInvalidAuthorization = "28000";
-constexpr const char* kConfigurationLimitExceeded = "53400";
 
 bool is_blank(std::string_view text) {
   for (std::size_t at = 0; at < text.size();) {
@@ -315,30 +312,13 @@ Outcome OpenAi::take_error(const net::HttpReply& reply) {
   ServiceFailure& failure = outcome.failure;
   failure.message = action() + ": " + outcome.reason;
   failure.may_pass = false;
-  switch (error.kind) {
-    case core::ServiceErrorKind::kTooLarge:
-      outcome.kind = Outcome::Kind::kTooLarge;
-      return outcome;
-    case core::ServiceErrorKind::kQuota:
-      failure.sqlstate = kConfigurationLimitExceeded;
-      failure.hint = "What was paid for at the service is used up: raise its limit there.";
-      return outcome;
-    case core::ServiceErrorKind::kAuth:
-      failure.sqlstate = kInvalidAuthorization;
-      failure.hint =
-          api_key_.empty()
-              ? "CREATE USER MAPPING FOR CURRENT_USER SERVER … OPTIONS (api_key_file '…')."
-              : "Check the user mapping's api_key or api_key_file, and what that key may do.";
-      return outcome;
-    case core::ServiceErrorKind::kRateLimit:
-      failure.sqlstate = kConnectionFailure;
-      failure.may_pass = true;
-      failure.hint =
-          "It asked for patience for too long. The server's options requests_per_minute and "
-          "tokens_per_minute keep the requests below its limits.";
-      return outcome;
-    case core::ServiceErrorKind::kOther:
-      break;
+  if (error.kind == core::ServiceErrorKind::kTooLarge) {
+    outcome.kind = Outcome::Kind::kTooLarge;
+    return outcome;
+  }
+  if (describe_refusal(error, !api_key_.empty(),
+                       "the option requests_per_minute or tokens_per_minute", failure)) {
+    return outcome;
   }
   switch (reply.status) {
     case 404:
@@ -364,7 +344,7 @@ Outcome OpenAi::take_error(const net::HttpReply& reply) {
     failure.sqlstate = kProtocolViolation;
     return outcome;
   }
-  failure.sqlstate = kConnectionFailure;
+  failure.sqlstate = core::sqlstate::kConnectionFailure;
   failure.may_pass = reply.status >= 500 || reply.status == 408 || reply.status == 409;
   if (reply.status < 400) {
     failure.hint = "Check the server's option base_url: redirections are not followed.";

@@ -16,10 +16,7 @@ namespace {
 
 using Outcome = BatchCalls::Outcome;
 
-constexpr const char* kConnectionFailure = "08006";
 constexpr const char* kProtocolViolation = "08P01";
-constexpr const char* kInvalidAuthorization = "28000";
-constexpr const char* kConfigurationLimitExceeded = "53400";
 
 net::Verdict judge(const net::HttpReply& reply) {
   const net::Verdict by_status = net::judge_by_status(reply);
@@ -102,31 +99,13 @@ Outcome PineconeConnection::outcome(const std::string& action, const net::HttpRe
   ServiceFailure& failure = outcome.failure;
   failure.message = action + ": " + outcome.reason;
   failure.may_pass = false;
-  switch (error.kind) {
-    case core::ServiceErrorKind::kTooLarge:
-      outcome.kind = Outcome::Kind::kTooLarge;
-      failure.sqlstate = core::sqlstate::kProgramLimitExceeded;
-      return outcome;
-    case core::ServiceErrorKind::kQuota:
-      failure.sqlstate = kConfigurationLimitExceeded;
-      failure.hint = "What was paid for at the service is used up: raise its limit there.";
-      return outcome;
-    case core::ServiceErrorKind::kAuth:
-      failure.sqlstate = kInvalidAuthorization;
-      failure.hint =
-          api_key_.empty()
-              ? "CREATE USER MAPPING FOR CURRENT_USER SERVER … OPTIONS (api_key_file '…')."
-              : "Check the user mapping's api_key or api_key_file, and what that key may do.";
-      return outcome;
-    case core::ServiceErrorKind::kRateLimit:
-      failure.sqlstate = kConnectionFailure;
-      failure.may_pass = true;
-      failure.hint =
-          "It asked for patience for too long. The server's option requests_per_minute keeps the "
-          "requests below its limit.";
-      return outcome;
-    case core::ServiceErrorKind::kOther:
-      break;
+  if (error.kind == core::ServiceErrorKind::kTooLarge) {
+    outcome.kind = Outcome::Kind::kTooLarge;
+    failure.sqlstate = core::sqlstate::kProgramLimitExceeded;
+    return outcome;
+  }
+  if (describe_refusal(error, !api_key_.empty(), "the option requests_per_minute", failure)) {
+    return outcome;
   }
   if (reply.status == 400 || reply.status == 422) {
     failure.sqlstate = core::sqlstate::kInvalidParameterValue;
@@ -143,7 +122,7 @@ Outcome PineconeConnection::outcome(const std::string& action, const net::HttpRe
     failure.hint = "Check the server's option host.";
     return outcome;
   }
-  failure.sqlstate = kConnectionFailure;
+  failure.sqlstate = core::sqlstate::kConnectionFailure;
   failure.may_pass = reply.status >= 500 || reply.status == 408;
   return outcome;
 }

@@ -14,9 +14,6 @@
 namespace providers {
 namespace {
 
-constexpr const char* kConnectionFailure = "08006";
-constexpr const char* kInvalidAuthorization = "28000";
-
 // Codes whose request is worth another try, whatever their status.
 bool is_passing(std::string_view code) {
   constexpr std::array<std::string_view, 6> kCodes = {"InternalError",      "SlowDown",
@@ -32,18 +29,19 @@ struct Advice {
 };
 
 constexpr Advice kAdvice[] = {
-    {"InvalidAccessKeyId", kInvalidAuthorization,
+    {"InvalidAccessKeyId", core::sqlstate::kInvalidAuthorization,
      "The store does not know the user mapping's access_key_id."},
-    {"SignatureDoesNotMatch", kInvalidAuthorization,
+    {"SignatureDoesNotMatch", core::sqlstate::kInvalidAuthorization,
      "Check the user mapping's secret_access_key, and the server's region."},
-    {"RequestTimeTooSkewed", kInvalidAuthorization,
+    {"RequestTimeTooSkewed", core::sqlstate::kInvalidAuthorization,
      "The clocks of this machine and of the store differ too much: set this machine's by NTP."},
-    {"AccessDenied", kInvalidAuthorization,
+    {"AccessDenied", core::sqlstate::kInvalidAuthorization,
      "Let these credentials list the bucket, and read, write and delete objects in it "
      "(s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload)."},
-    {"ExpiredToken", kInvalidAuthorization,
+    {"ExpiredToken", core::sqlstate::kInvalidAuthorization,
      "The temporary credentials of the user mapping have expired: put new ones in."},
-    {"InvalidToken", kInvalidAuthorization, "Check the user mapping's session_token."},
+    {"InvalidToken", core::sqlstate::kInvalidAuthorization,
+     "Check the user mapping's session_token."},
     {"NoSuchBucket", core::sqlstate::kUndefinedFile,
      "Create the bucket, or correct the server's option bucket, region or endpoint."},
     {"InvalidBucketName", core::sqlstate::kInvalidParameterValue,
@@ -72,14 +70,14 @@ const char* sqlstate_of(int status) {
   switch (status) {
     case 401:
     case 403:
-      return kInvalidAuthorization;
+      return core::sqlstate::kInvalidAuthorization;
     case 404:
       return core::sqlstate::kUndefinedFile;
     case 408:
     case 429:
-      return kConnectionFailure;
+      return core::sqlstate::kConnectionFailure;
     default:
-      return status >= 500 ? kConnectionFailure : core::sqlstate::kIoError;
+      return status >= 500 ? core::sqlstate::kConnectionFailure : core::sqlstate::kIoError;
   }
 }
 

@@ -115,6 +115,32 @@ ServiceFailure connection_failure(const std::string& action, const net::HttpRepl
   }
 }
 
+bool describe_refusal(const core::ServiceError& error, bool has_key, const std::string& limits,
+                      ServiceFailure& failure) {
+  switch (error.kind) {
+    case core::ServiceErrorKind::kQuota:
+      failure.sqlstate = core::sqlstate::kConfigurationLimitExceeded;
+      failure.hint = "What was paid for at the service is used up: raise its limit there.";
+      return true;
+    case core::ServiceErrorKind::kAuth:
+      failure.sqlstate = core::sqlstate::kInvalidAuthorization;
+      failure.hint =
+          has_key ? "Check the user mapping's api_key or api_key_file, and what that key may do."
+                  : "CREATE USER MAPPING FOR CURRENT_USER SERVER … OPTIONS (api_key_file '…').";
+      return true;
+    case core::ServiceErrorKind::kRateLimit:
+      failure.sqlstate = core::sqlstate::kConnectionFailure;
+      failure.may_pass = true;
+      failure.hint = "It asked for patience for too long: " + limits +
+                     " of the server keeps the requests below its limits.";
+      return true;
+    case core::ServiceErrorKind::kTooLarge:
+    case core::ServiceErrorKind::kOther:
+      return false;
+  }
+  return false;
+}
+
 void throw_failure(const ServiceFailure& failure) {
   throw core::Error(failure.sqlstate.c_str(), failure.message, {}, failure.hint);
 }

@@ -2,6 +2,7 @@
 // becomes options of an HTTP client, and what becomes of a reply that is an error.
 #pragma once
 
+#include "core/service_error.hpp"
 #include "net/http_client.hpp"
 #include "net/service.hpp"
 
@@ -32,6 +33,12 @@ std::string with_status(const std::string& reason, const net::HttpReply& reply);
 // For a reply whose `failure` is not kNone. `action` begins the message: `embedding server "x"
 // failed`.
 ServiceFailure connection_failure(const std::string& action, const net::HttpReply& reply);
+
+// For a reply that says no: what every service means by a used-up quota, a key that is refused, and
+// its patience having an end. True where it was one of these. `limits`: the server's options that
+// keep the requests below the service's limits.
+bool describe_refusal(const core::ServiceError& error, bool has_key, const std::string& limits,
+                      ServiceFailure& failure);
 
 [[noreturn]] void throw_failure(const ServiceFailure& failure);
 

@@ -7,8 +7,8 @@ namespace sources {
 bool has_index(const Source& source, const char* column, bool unique,
                const std::string& predicate) {
   pg::Spi spi;
-  // The server prints ((reason)::text = 'x'::text), or (status = 'x'::shop."State"): compared without
-  // parentheses and casts.
+  // The server prints ((reason)::text = 'x'::text), or (status = 'x'::shop."State"): compared
+  // without parentheses and casts.
   return !spi.query(
                  "SELECT 1 FROM pg_index WHERE indrelid = $1 AND indisvalid AND indkey[0] = $2"
                  " AND (NOT $3 OR (indisunique AND indnkeyatts = 1))"

@@ -227,9 +227,8 @@ Sources Sources::read(const pg::Extension& extension, const std::string& query,
     }
     // A fixed snapshot shows what has been dropped since, and so may any for a moment.
     for (Source& source : result.all_) {
-      if (source.exists() && pg::call([&] {
-            return !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(source.oid));
-          })) {
+      if (source.exists() &&
+          pg::call([&] { return !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(source.oid)); })) {
         source.oid = InvalidOid;
       }
     }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "pg/guard.hpp"
+#include "pg/shared_block.hpp"
 #include "pg/transaction_end.hpp"
 
 extern "C" {
@@ -13,10 +14,8 @@ extern "C" {
 #include "postmaster/bgworker_internals.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
-#include "storage/shmem.h"
 }
 
 namespace worker {
@@ -61,43 +60,21 @@ Memory* memory = nullptr;
 LWLock* lock = nullptr;
 Slot* own = nullptr;
 Oid reindexed = InvalidOid;
-shmem_request_hook_type next_request = nullptr;
-shmem_startup_hook_type next_startup = nullptr;
 
 Size memory_bytes() {
   return add_size(offsetof(Memory, slots), mul_size(max_worker_processes, sizeof(Slot)));
 }
 
-void request() {
-  if (next_request != nullptr) {
-    next_request();
-  }
-  RequestAddinShmemSpace(memory_bytes());
-  RequestNamedLWLockTranche(kName, 1);
-}
-
-void startup() {
-  if (next_startup != nullptr) {
-    next_startup();
-  }
-  bool found = false;
-  LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-  memory = static_cast<Memory*>(ShmemInitStruct(kName, memory_bytes(), &found));
-  if (!found) {
-    memset(memory, 0, memory_bytes());
+void attach(void* block, bool fresh, LWLock* own_lock) {
+  memory = static_cast<Memory*>(block);
+  lock = own_lock;
+  if (fresh) {
     memory->slot_count = max_worker_processes;
   }
-  lock = &GetNamedLWLockTranche(kName)->lock;
-  LWLockRelease(AddinShmemInitLock);
 }
 
-// Holds the lock for a few instructions. Nothing inside may raise.
-class Locked {
- public:
-  explicit Locked(LWLockMode mode = LW_EXCLUSIVE) { LWLockAcquire(lock, mode); }
-  Locked(const Locked&) = delete;
-  Locked& operator=(const Locked&) = delete;
-  ~Locked() { LWLockRelease(lock); }
+struct Locked : pg::LwLocked {
+  explicit Locked(LWLockMode mode = LW_EXCLUSIVE) : LwLocked(lock, mode) {}
 };
 
 Slot* find(Oid database) {
@@ -157,12 +134,7 @@ const char* name_of(State state) {
 
 namespace shared {
 
-void install() {
-  next_request = shmem_request_hook;
-  shmem_request_hook = request;
-  next_startup = shmem_startup_hook;
-  shmem_startup_hook = startup;
-}
+void install() { pg::add_shared_block({kName, memory_bytes, attach}); }
 
 void set_launcher(int pid) {
   const Locked guard;

@@ -81,8 +81,8 @@ struct Situation {
   Oid table_owner = InvalidOid;  // of the reservations, where they are attached
 };
 
-// That nothing can be written into the history, on a full disk for instance, is no reason to leave the
-// reservations as they are.
+// That nothing can be written into the history, on a full disk for instance, is no reason to leave
+// the reservations as they are.
 void note_dead_runs(const pg::Extension& extension) {
   const auto failure = jobs::attempt([&] { jobs::fail_dead_runs(extension); });
   if (!failure) {

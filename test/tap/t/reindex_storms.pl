@@ -44,10 +44,10 @@ sub start_call {
     return in_background($node, 'app', "CALL bacmr_reindex_run($job)");
 }
 
-# What the error of a call in the background says.
+# What the error of a call in the background says. (A long one also says how far it is.)
 sub error_of_call {
     my ($call) = @_;
-    return (wait_for_end($call))[1];
+    return (wait_for_end($call))[1] =~ s/^NOTICE:  00000: reindex job .*\n(?:LOCATION: .*\n)?//mgr;
 }
 
 # A sample of a metric; '' where there is none. %labels: all of them.
