@@ -87,7 +87,8 @@ BEGIN
     EXECUTE statement;
     PERFORM set_config('role', 'none', true);
     CREATE EXTENSION bacmr_ops SCHEMA app;
-  EXCEPTION WHEN duplicate_table OR duplicate_function OR duplicate_object OR unique_violation THEN
+  EXCEPTION WHEN duplicate_table OR duplicate_function OR duplicate_object OR unique_violation
+    OR ambiguous_function THEN
     code := SQLSTATE;
   END;
   RESET ROLE;
@@ -101,6 +102,8 @@ SELECT refuses_planted(object, statement) FROM (VALUES
   ('an index', 'CREATE TABLE app.x (a int); CREATE INDEX bacmr_job_run_job_idx ON app.x (a)'),
   ('a function', $$CREATE FUNCTION app.bacmr_pause(text, text) RETURNS void LANGUAGE sql AS 'SELECT'$$),
   ('a function beneath a view', $$CREATE FUNCTION app.bacmr_source_status() RETURNS int LANGUAGE sql AS 'SELECT 1'$$),
+  ('a function that could be meant as well',
+   $$CREATE FUNCTION app.bacmr_source_status(x int DEFAULT 0) RETURNS int LANGUAGE sql AS 'SELECT 1'$$),
   ('a type', 'CREATE TYPE app.bacmr_namespace AS (a int)'),
   ('a sequence', 'CREATE SEQUENCE app.bacmr_job_run_job_id_seq; CREATE TABLE app.bacmr_chunk_change ()'))
   v(object, statement);
@@ -108,7 +111,7 @@ SELECT refuses_planted(object, statement) FROM (VALUES
 SET ROLE planted_mallory;
 CREATE SEQUENCE app.called;
 GRANT ALL ON SEQUENCE app.called TO PUBLIC;
-CREATE FUNCTION app.bacmr_source_status(x int DEFAULT 0, VARIADIC y int[] DEFAULT '{}')
+CREATE FUNCTION app.bacmr_source_status(x int, VARIADIC y int[] DEFAULT '{}')
   RETURNS TABLE (source text, relation text, columns jsonb, options jsonb, status text) LANGUAGE plpgsql AS
   'BEGIN PERFORM nextval(''app.called''); END';
 CREATE FUNCTION app.bacmr_worker_status(VARIADIC y int[]) RETURNS SETOF record LANGUAGE plpgsql AS
@@ -189,6 +192,8 @@ SELECT cmp_ok((SELECT max(started_at) FROM lib.bacmr_job_run), '>', '2020-01-01'
 SELECT raises($$SELECT lib.bacmr_attach('wallet', 'pg_temp.wallet')$$, '42P16', 'temporary', '',
   'a temporary table is not attached');
 RESET search_path;
+DROP TABLE pg_temp.wallet, pg_temp.wallet_ledger, pg_temp.bacmr_source, pg_temp.bacmr_job_run;
+DROP FUNCTION pg_temp.clock_timestamp();
 
 -- ---------------------------------------------------------------------------------------------
 -- Names that are code

@@ -58,6 +58,7 @@ INSERT INTO decision VALUES
   ('function bacmr_reconcile(interval)', 'o'),
   ('function bacmr_reconcile_report(bigint)', 'o'),
   ('function bacmr_expire_reservations(bigint)', 'o'),
+  ('function bacmr_expire_in(regclass,regclass,regclass,bigint)', 'o'),
   ('function bacmr_export_chunks(text,text,text,text)', 'o'),
   ('function bacmr_export(regclass,text,text,text)', 'o'),
   ('function bacmr_import_chunks(text,text,text)', 'o'),
