@@ -397,7 +397,9 @@ class Doctor {
     try {
       pg::Subtransaction attempt;
       {
-        const pg::AsUser owner(reservations->owner);
+        // Restricted: what the owner's code defers would fire at the caller's commit, as the
+        // caller.
+        const pg::AsUser owner(reservations->owner, SECURITY_RESTRICTED_OPERATION);
         pg::PinnedSettings settings;
         settings.set("lock_timeout", kLockTimeout);
         pg::Spi spi;
