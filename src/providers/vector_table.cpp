@@ -33,7 +33,8 @@ Home home_of_chunks(const pg::Extension& extension) {
                       "the vector store in this database needs the source \"chunks\"", {},
                       "Attach it with bacmr_attach; the table bacmr_vector is then in its schema.");
   }
-  return {chunks->schema, chunks->owner};
+  // A table that somebody has put in the place of the chunks makes nobody trusted.
+  return {chunks->schema, chunks->is_a_strangers() ? InvalidOid : chunks->owner};
 }
 
 // Writing into a table runs the code of its owner (triggers, defaults, checks) with the rights of
@@ -51,8 +52,9 @@ void require_trusted_owner(const std::string& table, Oid owner, const Home& home
                     "It must belong to whoever uses it, to the owner of the chunks, or to a "
                     "superuser.",
                     "If the table is what it should be: ALTER TABLE " + table + " OWNER TO " +
-                        pg::quote_identifier(pg::role_name(home.owner)) + ". Or act as " + name +
-                        ".");
+                        (OidIsValid(home.owner) ? pg::quote_identifier(pg::role_name(home.owner))
+                                                : "CURRENT_USER") +
+                        ". Or act as " + name + ".");
 }
 
 [[noreturn]] void refuse(const std::string& table, const std::string& detail) {

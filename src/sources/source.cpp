@@ -142,6 +142,11 @@ bool is_source(const std::string& name) {
                              [&](const ColumnRule& rule) { return name == rule.source; });
 }
 
+bool Source::is_a_strangers() const {
+  return exists() && !owner_is_superuser && oid != attached_oid &&
+         pg::role_name(owner) != attached_owner;
+}
+
 std::string Source::sql_name() const { return pg::quote_qualified(schema, relation); }
 
 std::string Source::type_name(const std::string& column) const {

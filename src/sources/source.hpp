@@ -58,6 +58,10 @@ struct Source {
   std::string expiry_problem;
 
   bool exists() const { return OidIsValid(oid); }
+  // Another table than the one that was attached, and of another role: anybody may have put it
+  // there, and its code would run with rights that its owner does not have. (A superuser has them
+  // anyway; a table that changes hands is the same table.)
+  bool is_a_strangers() const;
   bool has(const std::string& column) const { return columns.count(column) != 0; }
   // A column's quoted name. It must be there.
   const std::string& col(const std::string& column) const { return columns.at(column).quoted; }

@@ -196,15 +196,11 @@ std::string timestamp_problem(const Source& source) {
          "; it must be timestamp with time zone, or its moment depends on who reads it";
 }
 
-// Another table of the same name may be anybody's: its triggers would run with rights that its
-// owner does not have. (A superuser has them anyway.) A table that changes hands is the same table.
 std::string owner_problem(const Source& source) {
-  const std::string owner = pg::role_name(source.owner);
-  return source.owner_is_superuser || source.oid == source.attached_oid ||
-                 owner == source.attached_owner
-             ? std::string()
-             : "it is another table than the one that was attached, and belongs to another role, " +
-                   pg::quote_identifier(owner) + " (attach it again)";
+  return source.is_a_strangers()
+             ? "it is another table than the one that was attached, and belongs to another role, " +
+                   pg::quote_identifier(pg::role_name(source.owner)) + " (attach it again)"
+             : std::string();
 }
 
 std::string first_of(std::initializer_list<std::string> problems) {
