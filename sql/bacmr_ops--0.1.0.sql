@@ -437,7 +437,7 @@ CREATE UNIQUE INDEX bacmr_reindex_job_open_idx ON bacmr_reindex_job (namespace)
   WHERE status IN ('queued', 'running', 'paused', 'verifying');
 -- Two jobs must not write to one target, nor one to what another has left there.
 CREATE UNIQUE INDEX bacmr_reindex_job_target_idx ON bacmr_reindex_job (target_namespace)
-  WHERE kind = 'reindex' AND cleaned_at IS NULL;
+  WHERE kind OPERATOR(pg_catalog.=) 'reindex' AND cleaned_at IS NULL;
 COMMENT ON TABLE bacmr_reindex_job IS 'reindex jobs; read them through the view bacmr_reindex_status';
 
 CREATE TABLE bacmr_reindex_batch (
