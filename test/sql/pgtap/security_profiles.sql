@@ -241,7 +241,14 @@ WHERE o.object LIKE 'table %' AND (statement NOT LIKE 'SELECT%' OR d.may NOT LIK
 -- The work
 -- ---------------------------------------------------------------------------------------------
 
-SELECT works_for('profiles_app', statement, 'app: ' || statement) FROM unnest(ARRAY[
+-- What has worked, for the question at the end whether everything has been tried.
+CREATE TABLE tried (role_name name, statement text);
+CREATE FUNCTION does(role_name name, statement text) RETURNS text LANGUAGE sql AS $$
+  INSERT INTO tried VALUES (role_name, statement);
+  SELECT works_for(role_name, statement, role_name || ': ' || statement)
+$$;
+
+SELECT does('profiles_app', statement) FROM unnest(ARRAY[
   $$SELECT bacmr_log('info', 'x', '{"a": 1}')$$, $$SELECT bacmr_active_namespace('n')$$,
   $$SELECT bacmr_record_ingestion_job('done', 'fr', 1)$$, $$SELECT bacmr_record_pinecone_query('n', 1)$$,
   $$SELECT bacmr_record_pinecone_upsert('n', 1, 1)$$, $$SELECT bacmr_record_openai_request('m', 'e', 1, 1)$$,
@@ -251,11 +258,11 @@ SELECT works_for('profiles_app', statement, 'app: ' || statement) FROM unnest(AR
   $$SELECT bacmr_metric_define('profiles_now', 'gauge'), bacmr_metric_set('profiles_now', '{}', 1)$$,
   $$SELECT bacmr_metric_define('profiles_seconds', 'histogram'), bacmr_metric_observe('profiles_seconds', '{}', 1)$$])
   statement;
-SELECT works_for(r, statement, r || ': ' || statement)
+SELECT does(r, statement)
 FROM unnest('{profiles_monitor,profiles_pg_monitor,profiles_operator}'::name[]) r, unnest(ARRAY[
   'SELECT * FROM bacmr_sources', 'SELECT * FROM bacmr_status', 'SELECT * FROM bacmr_metrics',
   'SELECT * FROM bacmr_reindex_status', 'SELECT bacmr_metrics_prometheus()', 'SELECT bacmr_metrics_json()',
-  'SELECT * FROM bacmr_metric_series()', 'SELECT * FROM bacmr_worker_status()', 'SELECT bacmr_library_version()'])
+  'SELECT * FROM bacmr_metric_series()', 'SELECT * FROM bacmr_metric_samples()', 'SELECT * FROM bacmr_source_status()', 'SELECT * FROM bacmr_worker_status()', 'SELECT bacmr_library_version()'])
   statement;
 SELECT works_for('profiles_backup', 'SELECT * FROM ' || o.oid::regclass::text, 'backup reads ' || o.object)
 FROM object o JOIN decision d USING (object) WHERE d.may LIKE '%b%';
@@ -279,7 +286,7 @@ INSERT INTO shop.chunks (namespace, content) VALUES ('n', 'un texte'), ('n', 'un
 CREATE FUNCTION denied(statement text, description text) RETURNS text LANGUAGE sql AS
   $$SELECT raises(statement, '42501', 'permission denied|must be (owner|superuser)', '', description, 'profiles_operator')$$;
 CREATE FUNCTION works(statement text) RETURNS text LANGUAGE sql AS
-  $$SELECT works_for('profiles_operator', statement, 'operator: ' || statement)$$;
+  $$SELECT does('profiles_operator', statement)$$;
 
 SELECT denied(s, 'operator, without a right on the tables: ' || s) FROM unnest(ARRAY[
   'SELECT bacmr_reconcile()', 'SELECT bacmr_export_chunks()', $$SELECT bacmr_export('shop.secret')$$,
@@ -295,11 +302,14 @@ SELECT works(s) FROM unnest(ARRAY['SELECT bacmr_reconcile()', 'SELECT bacmr_reco
 INSERT INTO shop.reservations (id, user_id, amount, expires_at) VALUES
   ('00000000-0000-0000-0000-0000000000aa', '00000000-0000-0000-0000-000000000001', 3, now() - interval '1 minute');
 SELECT denied('SELECT bacmr_expire_reservations()', 'operator: expiry needs rights that reconciliation does not');
+SELECT denied($$SELECT bacmr_expire_in('shop.reservations', 'shop.wallet', 'shop.wallet_ledger')$$,
+  'operator: also where it names the tables');
 SELECT denied('UPDATE shop.wallet SET token_balance = 0', 'operator: nor does it change a balance by hand');
 GRANT UPDATE ON shop.wallet, shop.reservations TO profiles_operator;
 GRANT INSERT ON shop.wallet_ledger TO profiles_operator;
 SELECT works('SELECT bacmr_expire_reservations()');
 SELECT is((SELECT status FROM shop.reservations), 'expired', 'and that did expire');
+SELECT works($$SELECT bacmr_expire_in('shop.reservations', 'shop.wallet', 'shop.wallet_ledger')$$);
 SELECT denied('DELETE FROM shop.wallet_ledger', 'operator: the ledger stays');
 
 GRANT SELECT ON shop.chunks TO profiles_operator;
@@ -337,6 +347,51 @@ RESET ROLE;
 \set VERBOSITY default
 SELECT is((:'reconciled'::text, :'exported'::text, :'reindexed'::text), ('00000'::text, '00000'::text, '00000'::text),
   'operator: the procedures');
+INSERT INTO tried VALUES ('profiles_operator', 'bacmr_run_job, bacmr_reindex_run');
+
+-- What is left of a reindex job's life.
+SELECT works('SELECT bacmr_cosine(''{1,2}'', ''{2,1}'')');
+SELECT bacmr_pause('reindex', 'test');
+SELECT works($$SELECT bacmr_reindex('n', target_namespace => 'other')$$);
+SELECT works(format('SELECT bacmr_reindex_%s(max(job_id)) FROM bacmr_reindex_job', verb))
+FROM unnest('{pause,resume,retry_failed,cancel,discard}'::text[]) verb;
+SELECT works('SELECT * FROM bacmr_reindex_all()');
+SELECT works('SELECT bacmr_reindex_cancel(max(job_id)) FROM bacmr_reindex_job');
+SELECT works($$SELECT bacmr_vectors_repair('n')$$);
+SELECT works('SELECT bacmr_reindex_cancel(max(job_id)) FROM bacmr_reindex_job');
+SELECT works($$SELECT bacmr_reindex('n', target_namespace => 'kept')$$);
+SELECT max(job_id) AS job FROM bacmr_reindex_job \gset
+SELECT bacmr_unpause('reindex');
+SELECT ok(comes_true(format($$(SELECT status = 'completed' FROM bacmr_reindex_job WHERE job_id = %s)$$, :'job')),
+  'another job is completed');
+SELECT works(format(s, :'job')) FROM unnest(ARRAY['SELECT bacmr_reindex_compare(%s)', 'SELECT bacmr_reindex_swap(%s)',
+  $$SELECT bacmr_reindex_rollback('n')$$, 'SELECT bacmr_reindex_discard(%s)', 'SELECT bacmr_reindex_cleanup(1)']) s;
+
+-- With tables of its own it attaches, exports and imports.
+CREATE SCHEMA own AUTHORIZATION profiles_operator;
+SELECT bacmr_detach(source) FROM bacmr_sources;
+SELECT works(s) FROM unnest(ARRAY[$$SELECT bacmr_create_tables('own')$$, $$SELECT bacmr_detach('chunks')$$,
+  $$SELECT * FROM bacmr_attach('own')$$, $$SELECT bacmr_detach('chunks')$$, $$SELECT bacmr_attach('chunks', 'own.chunks')$$,
+  $$SELECT bacmr_export('own.wallet', file_name => 'own')$$, $$SELECT bacmr_import('own.wallet', 'own')$$,
+  $$SELECT bacmr_metric_define('profiles_more', 'gauge')$$,
+  $$CREATE SERVER profiles_local FOREIGN DATA WRAPPER bacmr_embedder OPTIONS (type 'local', dimensions '8')$$,
+  $$CREATE SERVER profiles_vectors FOREIGN DATA WRAPPER bacmr_vector_store OPTIONS (type 'postgres')$$,
+  $$CREATE SERVER profiles_files FOREIGN DATA WRAPPER bacmr_blob_store OPTIONS (type 'file')$$]) s;
+SELECT denied($$CREATE SERVER x FOREIGN DATA WRAPPER bacmr_blob_store OPTIONS (type 'file', directory '/tmp')$$,
+  'operator: names no directory of the server');
+SELECT denied($$CREATE SERVER x FOREIGN DATA WRAPPER bacmr_embedder OPTIONS (type 'openai', base_url 'https://example.com')$$,
+  'operator: nor a URL for it');
+
+-- Every function that a profile has was called with success. bacmr_schedule() needs rights in pg_cron's
+-- database, which no profile gives (test/tap/t/schedule.pl).
+SELECT is_empty($$
+  SELECT r.role_name, d.object FROM role_of r JOIN decision d ON d.may LIKE '%' || r.profile || '%'
+  WHERE d.object LIKE 'function %' AND r.role_name <> 'profiles_pg_monitor'
+    AND d.object !~ 'bacmr_(un)?schedule\('
+    AND NOT EXISTS (SELECT FROM tried t WHERE t.role_name = r.role_name
+      AND t.statement ~ ('\m' || substring(d.object FROM 'function (\w+)\(') || '\M'))
+$$, 'each function of each profile has done its work');
+
 SELECT denied($$COPY shop.secret TO '/tmp/x'$$, 'operator: no file of the server');
 SELECT denied($$SELECT bacmr_grant('operator', 'profiles_nobody')$$, 'operator: passes nothing on');
 SELECT works($$GRANT EXECUTE ON FUNCTION bacmr_reconcile(interval) TO profiles_nobody$$);
