@@ -152,6 +152,8 @@ ORDER BY 1
 SQL
     my @queries = map {
         "SELECT pg_describe_object('$_'::regclass, oid, 0) || ' ($_)' AS line FROM $_ WHERE oid >= 16384"
+          # The server makes one for a session's temporary tables, and keeps it.
+          . ($_ eq 'pg_namespace' ? q{ AND nspname !~ '^pg_(temp|toast_temp)_'} : '')
     } @classes;
     push @queries, (
         q{SELECT 'dependency of ' || pg_describe_object(classid, objid, objsubid) || ' on '

@@ -129,7 +129,7 @@ my $function = qr/^CREATE FUNCTION bacmr_unpause\(.*?;\nCOMMENT ON FUNCTION bacm
 my ($definition) = $script =~ /($function)/ or die 'the script has no bacmr_unpause';
 my $old = $script =~ s/$function//r;
 $old =~ s/\s*bacmr_unpause\(text\),// or die 'the script has no privileges of bacmr_unpause';
-my $lacking = qr/  chunk_id   text,[^\n]*\n  changed_at timestamptz NOT NULL DEFAULT clock_timestamp\(\)\n\);/;
+my $lacking = qr/  chunk_id   text,[^\n]*\n  changed_at timestamptz NOT NULL DEFAULT pg_catalog\.clock_timestamp\(\)\n\);/;
 $old =~ s/$lacking/  chunk_id   text\n);/ or die 'bacmr_chunk_change does not end with changed_at';
 $installation->script('0.0.9', $old);
 my $column = 'ALTER TABLE bacmr_chunk_change ADD COLUMN changed_at timestamptz NOT NULL DEFAULT clock_timestamp();';
