@@ -119,42 +119,66 @@ class Doctor {
       if (const std::string status = source.status(); status != "attached") {
         add("sources", "error",
             "the source " + source.source + " (" + source.sql_name() + ") is " + status,
-            "mend the table, or SELECT bacmr_detach('" + source.source + "')");
+            source.problem.empty() && source.exists()
+                ? "expire where the rows are written: bacmr_expire_in() on each node, the worker "
+                  "of "
+                  "the publisher; or mend the table"
+                : "mend the table, or SELECT bacmr_detach('" + source.source + "')");
       }
     }
+  }
+
+  // Partitions by time, say, have no unique index but with the time in it.
+  bool can_forbid_refunds(const sources::Source& ledger, bool with_user) {
+    pg::Spi spi;
+    return spi
+        .query(
+            "SELECT 1 FROM pg_partitioned_table, unnest(partattrs) a WHERE partrelid = $1"
+            " AND a <> $2 AND NOT ($3 AND a = $4) LIMIT 1",
+            {pg::Param::oid(ledger.oid),
+             pg::Param::int2(ledger.columns.at("reservation_id").number),
+             pg::Param::boolean(with_user), pg::Param::int2(ledger.columns.at("user_id").number)})
+        .empty();
+  }
+
+  // Partitions are indexed through their parent, which cannot be done concurrently.
+  static std::string create_index(const sources::Source& source, const char* unique = "") {
+    return std::string("CREATE ") + unique + "INDEX " +
+           (source.kind == RELKIND_PARTITIONED_TABLE ? "ON " : "CONCURRENTLY ON ") +
+           source.sql_name() + " (";
   }
 
   void check_indexes() {
     const sources::Source* reservations = usable("reservations");
     const sources::Source* ledger = usable("wallet_ledger");
     if (reservations != nullptr && reservations->expiry_problem.empty() &&
-        !sources::has_index(*reservations, "expires_at", false,
+        !sources::has_index(*reservations, "expires_at",
                             reservations->col("status") + " = 'reserved'")) {
       add("indexes", "warning",
           "each expiry tick reads all of " + reservations->sql_name() + ": no index begins with " +
               reservations->col("expires_at"),
-          "CREATE INDEX CONCURRENTLY ON " + reservations->sql_name() + " (" +
-              reservations->col("expires_at") + ", " + reservations->col("id") + ") WHERE " +
-              reservations->col("status") + " = 'reserved'");
+          create_index(*reservations) + reservations->col("expires_at") + ", " +
+              reservations->col("id") + ") WHERE " + reservations->col("status") + " = 'reserved'");
     }
     if (ledger == nullptr || !ledger->expiry_problem.empty()) {
       return;
     }
-    if (!sources::has_index(*ledger, "user_id", false)) {
+    if (!sources::has_index(*ledger, "user_id")) {
       add("indexes", "warning",
           "recheck_after reads all of " + ledger->sql_name() + ": no index begins with " +
               ledger->col("user_id"),
-          "CREATE INDEX CONCURRENTLY ON " + ledger->sql_name() + " (" + ledger->col("user_id") +
-              ")");
+          create_index(*ledger) + ledger->col("user_id") + ")");
     }
     if (reservations != nullptr && reservations->refund && ledger->has("reservation_id") &&
-        !sources::has_index(*ledger, "reservation_id", true,
-                            ledger->col("reason") + " = 'reservation_expired'")) {
+        !sources::is_unique(*ledger, "reservation_id",
+                            ledger->col("reason") + " = 'reservation_expired'",
+                            reservations->id_with_user) &&
+        can_forbid_refunds(*ledger, reservations->id_with_user)) {
       add("indexes", "warning",
           "nothing in " + ledger->sql_name() + " forbids a second refund of one reservation",
-          "CREATE UNIQUE INDEX CONCURRENTLY ON " + ledger->sql_name() + " (" +
-              ledger->col("reservation_id") + ") WHERE " + ledger->col("reason") +
-              " = 'reservation_expired'");
+          create_index(*ledger, "UNIQUE ") + ledger->col("reservation_id") +
+              (reservations->id_with_user ? ", " + ledger->col("user_id") : "") + ") WHERE " +
+              ledger->col("reason") + " = 'reservation_expired'");
     }
   }
 

@@ -425,11 +425,28 @@ std::uint64_t load_rows(const ArtifactSource& source, Oid relation,
   return inserted;
 }
 
+namespace {
+
+// COPY beneath the planner would fill the empty table that Citus shows, where nobody reads it.
+void require_own_rows(Oid relation) {
+  const pg::Spi spi;
+  if (pg::is_distributed(relation)) {
+    throw core::Error(
+        core::sqlstate::kFeatureNotSupported,
+        "rows cannot be imported into " + sql_name(relation) + ", a distributed table of Citus", {},
+        "Import them into an ordinary table with bacmr_import(), then INSERT INTO " +
+            sql_name(relation) + " SELECT * FROM it.");
+  }
+}
+
+}  // namespace
+
 ImportCounts import_rows(const ArtifactSource& source, Oid relation, OnConflict on_conflict,
                          UnknownColumns unknown) {
   source.require_sound();
   // Its columns are looked up before anything is loaded: they must not change in between.
   pg::lock_to_write(relation);
+  require_own_rows(relation);
   const std::vector<TargetColumn> columns =
       columns_to_fill(source.manifest(), target_columns(relation), unknown, sql_name(relation));
   ImportCounts counts;

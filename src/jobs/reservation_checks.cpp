@@ -43,6 +43,13 @@ std::string expired_at(const Source& reservations) {
              : expires;
 }
 
+// Where an id belongs to a user, so does its refund. (By that, Citus finds both on one node.)
+std::string same_user(const Check& check) {
+  return check.reservations.id_with_user
+             ? " AND l." + check.ledger.col("user_id") + " = r." + check.reservations.col("user_id")
+             : "";
+}
+
 std::string since_literal(const Source& reservations) {
   return pg::quote_literal(reservations.since) + "::timestamptz";
 }
@@ -78,7 +85,7 @@ std::string unrefunded_query(const Check& check) {
          check.user_filter(r, "r") + " AND NOT EXISTS (SELECT FROM " + l.sql_name() +
          " l WHERE l." + l.col("reason") + " = 'reservation_expired' AND l." +
          l.col("reservation_id") + " = r." + r.col("id") + " AND l." + l.col("delta") + " = r." +
-         r.col("amount") + ")";
+         r.col("amount") + same_user(check) + ")";
 }
 
 // One refund may have gone to one user and the second to another: the finding is that of the user
@@ -96,26 +103,28 @@ std::string duplicate_query(const Check& check) {
   const Source& l = check.ledger;
   const std::string id = "l." + l.col("reservation_id");
   // The latest of the rows decides whether the matter is older than the attachment.
-  const std::string moment = l.has("created_at")
-                                 ? "max(l." + l.col("created_at") + ")"
-                                 : "(SELECT " + expired_at(r) + " FROM " + r.sql_name() +
-                                       " r WHERE r." + r.col("id") + " = " + id + ")";
+  const std::string moment = l.has("created_at") ? "max(l." + l.col("created_at") + ")"
+                                                 : "(SELECT " + expired_at(r) + " FROM " +
+                                                       r.sql_name() + " r WHERE r." + r.col("id") +
+                                                       " = " + id + same_user(check) + ")";
   return "SELECT 'duplicate_refund', min(l." + l.col("user_id") +
          "::text), jsonb_build_object('reservation_id', " + id +
          "::text, 'refunds', count(*),"
          " 'refunded', sum(l." +
          l.col("delta") + "))::text FROM " + l.sql_name() + " l WHERE l." + l.col("reason") +
          " = 'reservation_expired' AND " + id + " IS NOT NULL GROUP BY " + id +
-         " HAVING count(*) > 1 AND coalesce(" + moment + " >= " + since_literal(r) + ", true)" +
-         duplicate_filter(check);
+         (r.id_with_user ? ", l." + l.col("user_id") : "") + " HAVING count(*) > 1 AND coalesce(" +
+         moment + " >= " + since_literal(r) + ", true)" + duplicate_filter(check);
 }
 
 // Where a unique index forbids a second refund, looking for one is in vain.
-bool index_forbids_duplicates(const Source& ledger) {
+bool index_forbids_duplicates(const Check& check) {
+  const Source& ledger = check.ledger;
   // An index knows nothing of the rows of inheritance children.
   return (ledger.kind == RELKIND_PARTITIONED_TABLE || !ledger.has_children) &&
-         sources::has_index(ledger, "reservation_id", true,
-                            ledger.col("reason") + " = 'reservation_expired'");
+         sources::is_unique(ledger, "reservation_id",
+                            ledger.col("reason") + " = 'reservation_expired'",
+                            check.reservations.id_with_user);
 }
 
 }  // namespace
@@ -133,7 +142,7 @@ void check_reservations(const sources::Sources& all, std::int64_t now, const Use
   std::vector<std::string> queries = {open_reservations_query(check)};
   if (check.reservations.refund && check.ledger.has("reservation_id")) {
     queries.push_back(unrefunded_query(check));
-    if (!index_forbids_duplicates(check.ledger)) {
+    if (!index_forbids_duplicates(check)) {
       queries.push_back(duplicate_query(check));
     }
   }

@@ -45,7 +45,8 @@ RowStore::RowStore(const std::string& sql, std::initializer_list<Param> params) 
   const int code = call([&] {
     store_ = tuplestore_begin_heap(false, false, work_mem);
     slot_ = MakeSingleTupleTableSlot(shape, &TTSOpsMinimalTuple);
-    ParamListInfo list = makeParamList(count);
+    // No parameters are no list, as SPI itself has it: Citus crashes on an empty one.
+    ParamListInfo list = count > 0 ? makeParamList(count) : nullptr;
     for (int i = 0; i < count; ++i) {
       list->params[i].value = values[i].value;
       list->params[i].isnull = values[i].null;

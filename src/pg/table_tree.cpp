@@ -25,9 +25,13 @@ void lock_tree(Oid relation) {
   });
 }
 
+bool has_citus() {
+  return OidIsValid(
+      call([] { return get_relname_relid("pg_dist_partition", PG_CATALOG_NAMESPACE); }));
+}
+
 bool is_distributed(Oid relation) {
-  if (!OidIsValid(
-          call([] { return get_relname_relid("pg_dist_partition", PG_CATALOG_NAMESPACE); }))) {
+  if (!has_citus()) {
     return false;
   }
   Spi spi;

@@ -13,6 +13,9 @@ namespace pg {
 // between, the table would look empty. An error (42P01) where it is gone.
 void lock_tree(Oid relation);
 
+// Whether this database has Citus.
+bool has_citus();
+
 // Whether Citus keeps the rows elsewhere: such a table looks like an ordinary one, and is empty.
 // Needs an SPI connection.
 bool is_distributed(Oid relation);

@@ -7,6 +7,7 @@
 #include "core/error.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
+#include "pg/table_tree.hpp"
 
 extern "C" {
 #include "catalog/pg_class.h"
@@ -183,6 +184,11 @@ Sources Sources::load(const pg::Extension& extension) {
 }
 
 Sources Sources::load_given(const pg::Extension& extension, const GivenTables& tables) {
+  pg::PinnedSettings settings;
+  if (pg::has_citus()) {
+    // Else it hides its shards in pg_class from sessions that are not its own.
+    settings.set("citus.override_table_visibility", "off");
+  }
   Sources result =
       read(extension, load_query(given(extension)),
            {maybe_oid(tables.reservations), maybe_oid(tables.wallet), maybe_oid(tables.ledger)});

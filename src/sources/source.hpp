@@ -51,7 +51,9 @@ struct Source {
   bool refund = true;                     // reservations: see bacmr_attach
   std::string since;                      // reservations: a timestamptz, as text
   std::string foreign_member;             // itself or one below it that is a foreign table, or ''
-  bool given = false;                     // named by the caller of a job, in place of the attached
+  // reservations: an id is unique only together with its user, as across partitions or shards.
+  bool id_with_user = false;
+  bool given = false;  // named by the caller of a job, in place of the attached
 
   // What is wrong for every job, and what is wrong for expiry alone; '' if nothing.
   std::string problem;

@@ -167,6 +167,12 @@ std::string unique_problem(const Source& source, const char* column, const char*
          " (CREATE UNIQUE INDEX ON " + source.sql_name() + " (" + columns + "))";
 }
 
+bool is_unique_with_user_only(const Source& source) {
+  return source.source == "reservations" && is_plain(source) && source.has("id") &&
+         source.has("user_id") && is_sharded(source) && !has_unique_index(source, "id", nullptr) &&
+         has_unique_index(source, "id", "user_id");
+}
+
 // Expiry writes one ledger row a reservation: a column that it does not know must not need a value.
 std::string unfilled_column_problem(const Source& source) {
   std::vector<std::string> filled;
@@ -317,6 +323,7 @@ void validate(std::vector<Source>& all) {
     if (source.exists()) {
       source.foreign_member = find_foreign_member(source);
       source.problem = own_problem(source);
+      source.id_with_user = is_unique_with_user_only(source);
     }
   }
   const Source* wallet = find("wallet");

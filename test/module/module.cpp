@@ -10,6 +10,7 @@
 #include "witness.hpp"
 
 extern "C" {
+#include "executor/executor.h"
 #include "utils/timeout.h"
 }
 
@@ -43,8 +44,32 @@ Datum statement_timeout(pg::Args args) {
   return pg::void_result();
 }
 
+ExecutorStart_hook_type previous_executor_start = nullptr;
+
+// A query without parameters has no list of them; other extensions that hook in here rely on it.
+void check_parameters(QueryDesc* query, int flags) {
+  if (query->params != nullptr && query->params->numParams == 0) {
+    ereport(ERROR, errmsg("an empty list of parameters"));
+  }
+  if (previous_executor_start != nullptr) {
+    previous_executor_start(query, flags);
+  } else {
+    standard_ExecutorStart(query, flags);
+  }
+}
+
+// From here on every query of this session is checked.
+Datum watch_parameters(pg::Args) {
+  if (ExecutorStart_hook != check_parameters) {
+    previous_executor_start = ExecutorStart_hook;
+    ExecutorStart_hook = check_parameters;
+  }
+  return pg::void_result();
+}
+
 }  // namespace
 
+BACMR_FUNCTION(bacmr_test_watch_parameters, watch_parameters);
 BACMR_FUNCTION(bacmr_test_alive, alive);
 BACMR_FUNCTION(bacmr_test_destroyed, destroyed);
 BACMR_FUNCTION(bacmr_test_heap_bytes, heap_bytes);
