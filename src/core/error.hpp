@@ -45,6 +45,7 @@ inline constexpr const char* kUndefinedObject = "42704";
 inline constexpr const char* kUndefinedTable = "42P01";
 inline constexpr const char* kInvalidTableDefinition = "42P16";
 inline constexpr const char* kDiskFull = "53100";
+inline constexpr const char* kOutOfMemory = "53200";
 inline constexpr const char* kObjectNotInPrerequisiteState = "55000";
 inline constexpr const char* kLockNotAvailable = "55P03";
 inline constexpr const char* kIoError = "58030";

@@ -62,11 +62,21 @@ RecordedRun::RecordedRun(pg::Spi& spi, const pg::Extension& extension, Job job)
   spi_.commit();
 }
 
+// In a subtransaction: what follows goes on in this transaction. Where not even this can be
+// written, on a full disk for instance, the log has it, and the next run marks this one as failed:
+// its lock is free.
 void RecordedRun::record_failure(const std::string& text, const std::string& detail) {
-  const pg::PinnedSettings settings;
-  finish_run(extension_, run_id_, {RunStatus::kFailed, detail, text});
+  const auto lost = attempt([&] {
+    const pg::PinnedSettings settings;
+    finish_run(extension_, run_id_, {RunStatus::kFailed, detail, text});
+  });
+  core::JsonObject fields;
+  fields.number("run_id", run_id_).text("error", text);
+  if (lost) {
+    fields.text("not_recorded", lost->text);
+  }
   pg::log_line(pg::LogLevel::kError, std::string("the job ") + name_of(job_) + " failed",
-               core::JsonObject().number("run_id", run_id_).text("error", text).str(), request_id_);
+               fields.str(), request_id_);
 }
 
 void RecordedRun::commit() {

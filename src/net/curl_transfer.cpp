@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <new>
 
 #include "core/error.hpp"
 
@@ -111,6 +112,9 @@ CurlTransfer::CurlTransfer(CURLM* multi, HttpRequest request, const std::string&
   set_method();
   const SignalsBlocked blocked;
   if (const CURLMcode code = curl_multi_add_handle(multi_, easy_.get()); code != CURLM_OK) {
+    if (code == CURLM_OUT_OF_MEMORY) {
+      throw std::bad_alloc();
+    }
     throw core::Error(core::sqlstate::kInternalError,
                       std::string("libcurl cannot start a request: ") + curl_multi_strerror(code));
   }
@@ -196,6 +200,10 @@ void CurlTransfer::set_method() {
 std::string CurlTransfer::take_received() { return std::exchange(received_, {}); }
 
 HttpReply CurlTransfer::finish(CURLcode code) {
+  // No fault of the service's: it must neither be asked again nor be charged with it.
+  if (out_of_memory_ || code == CURLE_OUT_OF_MEMORY) {
+    throw std::bad_alloc();
+  }
   reply_.body = streams() ? std::string() : take_received();
   if (too_large_) {
     reply_.failure = HttpReply::Failure::kTooLarge;
@@ -267,7 +275,7 @@ bool CurlTransfer::receive(const char* data, std::size_t length) noexcept {
     received_.append(data, length);
     return true;
   } catch (...) {
-    too_large_ = true;
+    out_of_memory_ = true;
     return false;
   }
 }
@@ -308,6 +316,7 @@ bool CurlTransfer::receive_header(std::string_view line) noexcept {
     reply_.headers.emplace_back(std::move(name), value);
     return true;
   } catch (...) {
+    out_of_memory_ = true;
     return false;
   }
 }

@@ -54,7 +54,7 @@ class CurlTransfer {
   std::string take_received();
   // The reply so far; its headers are complete once streams().
   const HttpReply& reply() const { return reply_; }
-  // It has ended with `code`.
+  // It has ended with `code`. Throws std::bad_alloc where it was our memory that did not suffice.
   HttpReply finish(CURLcode code);
 
  private:
@@ -94,6 +94,7 @@ class CurlTransfer {
   std::size_t header_bytes_ = 0;
   HttpReply reply_;
   bool too_large_ = false;
+  bool out_of_memory_ = false;
   int read_errno_ = 0;
   bool short_file_ = false;
   // Last: it goes first, since it uses the others.

@@ -23,6 +23,9 @@ void initialize_curl() {
   if (!done) {
     const SignalsBlocked blocked;
     if (const CURLcode code = curl_global_init(CURL_GLOBAL_DEFAULT); code != CURLE_OK) {
+      if (code == CURLE_OUT_OF_MEMORY) {
+        throw std::bad_alloc();
+      }
       throw core::Error(core::sqlstate::kInternalError,
                         std::string("libcurl cannot start: ") + curl_easy_strerror(code));
     }

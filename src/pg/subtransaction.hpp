@@ -19,7 +19,18 @@ namespace pg {
 class Subtransaction {
  public:
   Subtransaction() : context_(CurrentMemoryContext), owner_(CurrentResourceOwner) {
-    call([] { BeginInternalSubTransaction(nullptr); });
+    const int level = GetCurrentTransactionNestLevel();
+    try {
+      call([] { BeginInternalSubTransaction(nullptr); });
+    } catch (...) {
+      // Begun by half, for want of memory, say: only the end of the whole transaction undoes that,
+      // and who catches this goes on with it.
+      if (GetCurrentTransactionNestLevel() != level) {
+        ereport(FATAL, errcode(ERRCODE_OUT_OF_MEMORY),
+                errmsg("bacmr_ops could not begin a subtransaction"));
+      }
+      throw;
+    }
     // As plpgsql does: work goes on in the caller's context, so that results outlive the scope.
     MemoryContextSwitchTo(context_);
   }

@@ -13,14 +13,20 @@ namespace pg {
 
 WorkerTransaction::WorkerTransaction(Oid user) {
   GetUserIdAndSecContext(&own_user_, &own_context_);
-  call([user, this] {
-    SetCurrentStatementStartTimestamp();
-    StartTransactionCommand();
-    if (OidIsValid(user)) {
-      SetUserIdAndSecContext(user, own_context_ | SECURITY_LOCAL_USERID_CHANGE);
-    }
-    PushActiveSnapshot(GetTransactionSnapshot());
-  });
+  try {
+    call([user, this] {
+      SetCurrentStatementStartTimestamp();
+      StartTransactionCommand();
+      if (OidIsValid(user)) {
+        SetUserIdAndSecContext(user, own_context_ | SECURITY_LOCAL_USERID_CHANGE);
+      }
+      PushActiveSnapshot(GetTransactionSnapshot());
+    });
+  } catch (...) {
+    // For want of memory, say. What has begun by half would stand in the way of every later one.
+    abort();
+    throw;
+  }
 }
 
 void WorkerTransaction::commit() {
@@ -38,9 +44,12 @@ void WorkerTransaction::commit() {
 }
 
 WorkerTransaction::~WorkerTransaction() {
-  if (!open_) {
-    return;
+  if (open_) {
+    abort();
   }
+}
+
+void WorkerTransaction::abort() noexcept {
   try {
     call([] { AbortCurrentTransaction(); });
   } catch (...) {

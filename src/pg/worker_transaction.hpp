@@ -19,6 +19,7 @@ class WorkerTransaction {
   void commit();
 
  private:
+  void abort() noexcept;
   void restore_user() noexcept;
 
   Oid own_user_ = InvalidOid;

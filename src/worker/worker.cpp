@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <initializer_list>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -189,6 +190,8 @@ class Worker {
       next = after_failure(e.sqlstate(), e.summary());
     } catch (const core::Error& e) {
       next = after_failure(e.sqlstate(), e.message());
+    } catch (const std::bad_alloc&) {
+      next = after_failure(core::sqlstate::kOutOfMemory, "out of memory");
     }
     return State::kBackingOff;
   }
@@ -235,6 +238,8 @@ class Worker {
     } catch (const core::Error& e) {
       pg::log_line(pg::LogLevel::kDebug, "gauges could not be refreshed",
                    core::JsonObject().text("error", e.message()).str());
+    } catch (const std::bad_alloc&) {
+      pg::log_line(pg::LogLevel::kDebug, "gauges could not be refreshed: out of memory");
     }
     const Clock::time_point now = Clock::now();
     gauges_due_ = now + std::max<Clock::duration>(kRefreshEvery, (now - began) * kRefreshFactor);
@@ -333,6 +338,9 @@ class Worker {
       result = {jobs::RunStatus::kFailed, "{}", e.summary()};
     } catch (const core::Error& e) {
       result = {jobs::RunStatus::kFailed, "{}", e.message()};
+    } catch (const std::bad_alloc&) {
+      // The batches before are committed: their run has to say so.
+      result = {jobs::RunStatus::kFailed, "{}", "out of memory"};
     }
     const jobs::ExpiryTotals totals = tick ? tick->totals() : jobs::ExpiryTotals();
     result.detail = totals.detail();
