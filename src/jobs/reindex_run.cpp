@@ -469,6 +469,9 @@ class Run {
     record_unit(extension_, job_, unit, use_cache_ ? &*cache_ : nullptr, worked);
     unit.phase = ReindexUnit::Phase::kDone;
     outages_.reset();
+    if (said_) {
+      say("");
+    }
     report();
   }
 
@@ -487,9 +490,21 @@ class Run {
     }
     if (!resume_at_) {
       resume_at_ = Clock::now() + outages_.next(pg_prng_uint32(&pg_global_prng_state));
+      say(failure.message + " (tried again by itself; attempt " +
+          std::to_string(outages_.failures()) + " of " + std::to_string(kMaxOutages) + " failed)");
       pg::log_line(pg::LogLevel::kWarning, "reindexing rests for a while: " + failure.message,
                    core::JsonObject().number("job_id", job_.id).str(), job_.request_id);
     }
+  }
+
+  // Who looks at the job sees why it stands still; "" once it moves. What it says when it has been
+  // stopped stays.
+  void say(const std::string& error) {
+    said_ = !error.empty();
+    update_reindex_job(extension_, job_.id,
+                       "error = CASE WHEN status IN ('running', 'verifying') THEN nullif($2, '')"
+                       " ELSE error END",
+                       {error});
   }
 
   void rest() {
@@ -617,6 +632,7 @@ class Run {
   Clock::time_point next_tidying_ = Clock::now();
   Clock::time_point worked_until_ = Clock::now();
   core::Backoff outages_{kFirstRest, kLongestRest};
+  bool said_ = false;  // of an outage, in the job's row
   std::optional<Clock::time_point> resume_at_;
   std::optional<Clock::time_point> cut_off_at_;
   std::optional<providers::ServiceFailure> failure_;

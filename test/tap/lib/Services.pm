@@ -33,7 +33,7 @@ use JSON::PP ();
 use POSIX ();
 use Test::More;
 
-our @EXPORT = qw(start_s3 stop_s3 make_bucket s3_request s3_sign s3_keys start_faults
+our @EXPORT = qw(start_s3 stop_s3 make_bucket s3_request s3_sign s3_keys start_faults start_wire
   start_openai start_pinecone start_real_embeddings start_prism);
 
 my $FOLDER = dirname(Cwd::realpath(__FILE__)) . '/../../services';
@@ -191,6 +191,19 @@ sub start_faults {
     return bless \%self, 'Services::Faults';
 }
 
+# A wire to a service that can be cut, an object with endpoint, set, state and stop;
+# test/services/wire.py describes what can be set.
+#
+#   my $wire = start_wire($openai->endpoint);
+#   $wire->set(cut => { direction => 'response', after => 2000, mode => 'refuse' });
+#   $wire->set(mode => 'pass');
+sub start_wire {
+    my ($upstream) = @_;
+    my %self =
+      start_program('python3', "$FOLDER/wire.py", '--upstream', $upstream, '--with-parent');
+    return bless \%self, 'Services::Wire';
+}
+
 # --- stand-ins -------------------------------------------------------------------------------------
 
 # Objects with the methods of the proxy and those below; %settings as their heads describe them.
@@ -341,6 +354,17 @@ sub control {
     $answer->{success} or die "faults.py: $answer->{status} $answer->{content}";
     return JSON::PP::decode_json($answer->{content});
 }
+
+package Services::Wire;
+
+our @ISA = ('Services::Faults');
+
+sub set {
+    my ($self, %state) = @_;
+    return $self->control('PUT', '/__wire', JSON::PP::encode_json({ mode => 'pass', %state }));
+}
+
+sub state { return $_[0]->control('GET', '/__wire'); }
 
 package Services::StandIn;
 

@@ -29,14 +29,14 @@ use Test::More;
 # In kB above what the process has when it begins.
 my @LIMITS = (0, 64, 256, 1024, 2048, 4096, 8192, 20_000);
 my $ENOUGH = 500_000;
-use constant { WALLETS => 60_000, CHUNKS => 4000, INDEXED => 200, DUE => 3000 };
+use constant { WALLETS => 60_000, CHUNKS => 4000, INDEXED => 200, DUE => 3000, DIMENSIONS => 1536 };
 
 plan skip_all => 'prlimit cannot limit a process here'
   unless run_log([ 'prlimit', '--pid', $$, '--data=unlimited:' ]);
 
 my $port = PostgreSQL::Test::Cluster::get_free_port();
 my $openai = start_openai(latency_ms => 20);
-my $pinecone = start_pinecone(dimension => 64);
+my $pinecone = start_pinecone(dimension => DIMENSIONS);
 my $node = new_server('main', conf => [
     q{bacmr.expire_interval = '1s'},
     'bacmr.breaker_threshold = 1',
@@ -44,7 +44,8 @@ my $node = new_server('main', conf => [
     'autovacuum = off',
     "bacmr.metrics_listen = '127.0.0.1:$port'" ]);
 app_database($node, 'app');
-declare_services($node, 'app', $openai, $pinecone, embedder => 'openai', store => 'pinecone');
+declare_services($node, 'app', $openai, $pinecone, embedder => 'openai', store => 'pinecone',
+    embedder_options => { dimensions => DIMENSIONS });
 give_wallets($node, 'app', WALLETS);
 await('a worker is there', sub { worker_pid($node, 'app') });
 $node->safe_psql('app', <<"SQL");
@@ -223,12 +224,13 @@ note join ', ', map { "$_: $raised_by{$_}" } sort keys %raised_by;
 
 # --- remote services -----------------------------------------------------------------------------
 
-# Memory that runs out within libcurl, or for what it brings, is no fault of the service's.
+# Memory that runs out within libcurl, or for what it brings (an answer has 800 kB), is no fault of the
+# service's.
 my $remote = q{SELECT bacmr_reindex('n', embedder => 'openai', vector_store => 'pinecone',
-    batch_size => 20, target_namespace => 'remote')};
+    batch_size => 100, target_namespace => 'remote')};
 my $job = $node->safe_psql('app', $remote);
 my $ran_out = 0;
-for my $limit (0, 32, 64, 128, 256, 512, 1024) {
+for my $limit (0, 128, 512, 1024, 2048, 4096, 8192) {
     my (undef, $error) = run_limited("CALL bacmr_reindex_run($job)", 'data', $limit,
         "remote services with $limit kB more");
     $error eq '' || like($error, qr/ERROR:  53200: /, "remote services with $limit kB more: 53200");
@@ -244,7 +246,8 @@ cmp_ok($ran_out, '>', 0, 'remote services: memory ran out');
 is(call_job($node, 'app', $job) =~ s/^.*(?:NOTICE|HINT|LOCATION):.*\n//gmr, '',
     'remote services: with memory it goes on');
 is(job_status($node, 'app', $job), 'completed', 'to its end');
-store_agrees($node, 'app', 'n', $openai, $pinecone, 'remote', 'with a vector for each chunk');
+store_agrees($node, 'app', 'n', $openai, $pinecone, 'remote', 'with a vector for each chunk',
+    dimensions => DIMENSIONS);
 
 # --- the worker ----------------------------------------------------------------------------------
 
@@ -295,7 +298,7 @@ sub money_or_refunds {
 # Other chunks: what has been embedded once is not embedded again.
 make_chunks($node, 'app', 'p', 300);
 $openai->settings(latency_ms => 600);
-$job = $node->safe_psql('app', $remote =~ s/'n'/'p'/r =~ s/'remote'/'process'/r =~ s/=> 20/=> 5/r);
+$job = $node->safe_psql('app', $remote =~ s/'n'/'p'/r =~ s/'remote'/'process'/r =~ s/=> 100/=> 5/r);
 # It waits for its first answer then, and has yet to do everything for the first time.
 my $reindexer = await('a process reindexes', sub { reindexer_pid($node, 'app') });
 my $offset = log_size($node);
@@ -312,7 +315,8 @@ await('it comes to its end, resumed where it has failed', sub {
     }
     return $status eq 'completed';
 });
-store_agrees($node, 'app', 'p', $openai, $pinecone, 'process', 'with a vector for each chunk');
+store_agrees($node, 'app', 'p', $openai, $pinecone, 'process', 'with a vector for each chunk',
+    dimensions => DIMENSIONS);
 
 # --- the endpoint --------------------------------------------------------------------------------
 
