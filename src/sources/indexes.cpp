@@ -1,8 +1,5 @@
 #include "sources/indexes.hpp"
 
-#include <initializer_list>
-#include <vector>
-
 #include "pg/spi.hpp"
 
 namespace sources {
@@ -15,30 +12,30 @@ constexpr const char* kOfRows =
     " regexp_replace(pg_get_expr(indpred, indrelid),"
     R"( '::("([^"]|"")*"|[[:alnum:]_.])+|[()]', '', 'g') = $2) AND )";
 
-bool exists(const Source& source, const std::string& predicate, const std::string& condition,
-            std::initializer_list<pg::Param> more) {
-  std::vector<pg::Param> params = {pg::Param::oid(source.oid), pg::Param::text(predicate)};
-  params.insert(params.end(), more);
+bool exists(const Source& source, const char* column, const std::string& predicate,
+            const std::string& condition, bool with_user) {
   pg::Spi spi;
-  return !spi.query(kOfRows + condition + " LIMIT 1", params).empty();
+  return !spi.query(kOfRows + condition + " LIMIT 1",
+                    {pg::Param::oid(source.oid), pg::Param::text(predicate),
+                     pg::Param::int2(source.columns.at(column).number),
+                     pg::Param::int2(source.columns.at("user_id").number),
+                     pg::Param::boolean(with_user)})
+              .empty();
 }
 
 }  // namespace
 
 bool has_index(const Source& source, const char* column, const std::string& predicate) {
-  return exists(source, predicate, "indkey[0] = $3",
-                {pg::Param::int2(source.columns.at(column).number)});
+  return exists(source, column, predicate, "indkey[0] = $3", false);
 }
 
 bool is_unique(const Source& source, const char* column, const std::string& predicate,
                bool with_user) {
-  return exists(source, predicate,
+  return exists(source, column, predicate,
                 "indisunique AND (indnkeyatts = 1 AND indkey[0] = $3 OR $5 AND indnkeyatts = 2"
                 " AND $3 IN (indkey[0], indkey[1]) AND $4 IN (indkey[0], indkey[1])"
                 " AND (SELECT attnotnull FROM pg_attribute WHERE attrelid = $1 AND attnum = $4))",
-                {pg::Param::int2(source.columns.at(column).number),
-                 pg::Param::int2(source.columns.at("user_id").number),
-                 pg::Param::boolean(with_user)});
+                with_user);
 }
 
 }  // namespace sources
