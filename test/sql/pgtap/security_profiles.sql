@@ -85,7 +85,7 @@ INSERT INTO decision VALUES
   ('function bacmr_reindex_cleanup(bigint)', 'o'),
   ('function bacmr_reindex_verify(bigint)', 'o'),
   ('function bacmr_vectors_verify(text,name)', 'o'),
-  ('function bacmr_vectors_repair(text,name)', 'o'),
+  ('function bacmr_vectors_repair(text,name,numeric)', 'o'),
   ('function bacmr_reindex_compare(bigint,integer,integer)', 'o'),
   ('function bacmr_reindex_swap(bigint,boolean)', 'o'),
   ('function bacmr_reindex_rollback(text)', 'o'),

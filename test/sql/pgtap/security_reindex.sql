@@ -184,7 +184,7 @@ INSERT INTO shop.chunks (namespace, content) VALUES (E'x''); DROP TABLE shop.wal
 INSERT INTO shop.bacmr_vector VALUES (E'x''); DROP TABLE shop.wallet; --', 'old', '{1}', '{}');
 SELECT bacmr_reindex(E'x''); DROP TABLE shop.wallet; --') AS job \gset
 CALL bacmr_reindex_run(:job);
-SELECT bacmr_reindex_swap(:job);
+SELECT bacmr_reindex_swap(:job, force => true);
 SELECT substring(bacmr_reindex_summary(:job) FROM 'To go back: ([^\n]*)') AS advice \gset
 :advice;
 SELECT is(:'SQLSTATE'::text, '00000', 'the way back that the summary shows can be pasted, whatever the namespace is called');
