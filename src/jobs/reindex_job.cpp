@@ -200,6 +200,17 @@ void AsReindexRole::defer_nothing() const {
   }
 }
 
+bool was_rolled_back(const pg::Extension& extension, const ReindexJob& job) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  return job.swapped && !spi.query("SELECT 1 FROM " + extension.object("bacmr_namespace") +
+                                       " WHERE namespace = $1 AND active_namespace = $2"
+                                       " AND previous_namespace = $3",
+                                   {pg::Param::text(job.space), pg::Param::text(job.old),
+                                    pg::Param::text(job.target)})
+                             .empty();
+}
+
 void require_reindex_rights(const ReindexJob& job) {
   if (!may_act_as(job.role)) {
     throw core::Error(core::sqlstate::kInsufficientPrivilege,

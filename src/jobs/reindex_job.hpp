@@ -72,6 +72,9 @@ bool has_reindex_work(const pg::Extension& extension);
 void update_reindex_job(const pg::Extension& extension, std::int64_t id, const std::string& set,
                         std::initializer_list<std::string> values = {});
 
+// Its target was active, and would be again after another rollback.
+bool was_rolled_back(const pg::Extension& extension, const ReindexJob& job);
+
 // Only the role that queued it, its members, and superusers.
 void require_reindex_rights(const ReindexJob& job);
 

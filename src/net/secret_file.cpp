@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "core/error.hpp"
+#include "core/option_value.hpp"
 #include "net/service_options.hpp"
 
 namespace net {
@@ -89,7 +90,7 @@ std::string content_of(const File& file, const std::string& option, const std::s
 }  // namespace
 
 std::string read_secret_file(const std::string& option, const std::string& path) {
-  if (!is_plain_path(path)) {
+  if (!core::is_plain_path(path)) {
     throw core::Error(core::sqlstate::kInvalidParameterValue,
                       "option \"" + option + "\" must be an absolute path");
   }
@@ -114,7 +115,7 @@ std::string read_secret_file(const std::string& option, const std::string& path)
   if (secret.empty()) {
     unfit(core::sqlstate::kInvalidParameterValue, option, path, "holds no secret");
   }
-  if (!is_secret(secret)) {
+  if (!core::is_secret(secret)) {
     unfit(core::sqlstate::kInvalidParameterValue, option, path,
           "holds something else than one secret of up to 16384 printable ASCII characters");
   }

@@ -3,13 +3,13 @@
 #include "net/service_options.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cstddef>
 #include <numeric>
 #include <utility>
 #include <vector>
 
 #include "core/error.hpp"
+#include "core/option_value.hpp"
 
 namespace net {
 namespace {
@@ -17,218 +17,6 @@ namespace {
 // Of foreign data, by their names in the Postgres manual.
 constexpr const char* kInvalidOptionName = "HV00D";  // fdw_invalid_option_name
 constexpr const char* kOptionNeeded = "HV002";       // fdw_dynamic_parameter_value_needed
-
-// --- checks of single values ------------------------------------------------------------------
-
-constexpr std::uint64_t kMegabyte = 1024ULL * 1024;
-constexpr std::string_view kLettersAndDigits =
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
-
-bool is_letter_or_digit(char c) { return kLettersAndDigits.find(c) != std::string_view::npos; }
-
-// Letters, digits and `more`; at least one, at the most `longest`.
-bool consists_of(std::string_view text, std::string_view more, std::size_t longest) {
-  return !text.empty() && text.size() <= longest &&
-         std::all_of(text.begin(), text.end(), [&](char c) {
-           return is_letter_or_digit(c) || more.find(c) != std::string_view::npos;
-         });
-}
-
-std::optional<std::uint64_t> parse_number(std::string_view text) {
-  std::uint64_t number = 0;
-  const char* const end = text.data() + text.size();
-  const auto [stop, problem] = std::from_chars(text.data(), end, number);
-  if (text.empty() || stop != end || problem != std::errc()) {
-    return std::nullopt;
-  }
-  return number;
-}
-
-template <std::uint64_t kLeast, std::uint64_t kMost>
-bool is_number(std::string_view text) {
-  const auto number = parse_number(text);
-  return number && *number >= kLeast && *number <= kMost;
-}
-
-// As Postgres writes sizes: kB, MB and GB are powers of 1024.
-std::optional<std::uint64_t> parse_size(std::string_view text) {
-  constexpr std::uint64_t kMostDigits = 9;  // so that no unit overflows
-  const std::size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
-  const auto number = parse_number(text.substr(0, digits));
-  if (!number || digits > kMostDigits) {
-    return std::nullopt;
-  }
-  const std::string_view unit = text.substr(digits);
-  if (unit == "kB") {
-    return *number * 1024;
-  }
-  if (unit == "MB") {
-    return *number * kMegabyte;
-  }
-  if (unit == "GB") {
-    return *number * kMegabyte * 1024;
-  }
-  return std::nullopt;
-}
-
-bool is_part_size(std::string_view text) {
-  const auto size = parse_size(text);
-  return size && *size >= 5 * kMegabyte && *size <= 5 * 1024 * kMegabyte;
-}
-
-bool is_price(std::string_view text) {
-  constexpr std::size_t kLongest = 20;
-  const std::size_t point = text.find('.');
-  const auto all_digits = [](std::string_view part) {
-    return !part.empty() && part.find_first_not_of("0123456789") == std::string_view::npos;
-  };
-  return text.size() <= kLongest && all_digits(text.substr(0, point)) &&
-         (point == std::string_view::npos || all_digits(text.substr(point + 1)));
-}
-
-bool is_flag(std::string_view text) { return text == "true" || text == "false"; }
-
-bool is_addressing(std::string_view text) { return text == "path" || text == "virtual"; }
-
-bool is_encryption(std::string_view text) { return text == "AES256" || text == "aws:kms"; }
-
-bool is_auth_header(std::string_view text) { return text == "bearer" || text == "api-key"; }
-
-bool is_storage_class(std::string_view text) { return consists_of(text, "_-", 64); }
-
-bool is_kms_key(std::string_view text) { return consists_of(text, ":/_-", 2048); }
-
-bool is_region(std::string_view text) {
-  return consists_of(text, "-_", 64) && is_letter_or_digit(text.front());
-}
-
-bool is_version(std::string_view text) { return consists_of(text, ".-", 64); }
-
-bool is_model(std::string_view text) { return consists_of(text, "._:/@+-", 200); }
-
-bool is_bucket(std::string_view text) {
-  constexpr std::size_t kShortest = 3;
-  constexpr std::size_t kLongest = 222;  // Google's names with dots; others stop at 63
-  return text.size() >= kShortest && consists_of(text, "._-", kLongest) &&
-         is_letter_or_digit(text.front()) && is_letter_or_digit(text.back()) &&
-         text.find("..") == std::string_view::npos;
-}
-
-// Segments between slashes: none empty, `.` or `..`. One slash at the end is allowed.
-bool has_plain_segments(std::string_view path) {
-  if (!path.empty() && path.back() == '/') {
-    path.remove_suffix(1);
-  }
-  for (;;) {
-    const std::size_t slash = path.find('/');
-    const std::string_view segment = path.substr(0, slash);
-    if (segment.empty() || segment == "." || segment == "..") {
-      return false;
-    }
-    if (slash == std::string_view::npos) {
-      return true;
-    }
-    path.remove_prefix(slash + 1);
-  }
-}
-
-bool is_prefix(std::string_view text) {
-  return consists_of(text, "/!-_.*()", 512) && has_plain_segments(text);
-}
-
-// --- URLs -------------------------------------------------------------------------------------
-
-struct Url {
-  bool https = false;
-  std::string_view host;  // an IPv6 address with its brackets
-  std::string_view path;
-};
-
-// A host name or an IPv4 address: labels between dots.
-bool is_host_name(std::string_view host) {
-  constexpr std::size_t kLongest = 253;
-  if (!consists_of(host, ".-", kLongest)) {
-    return false;
-  }
-  for (;;) {
-    const std::size_t dot = host.find('.');
-    const std::string_view label = host.substr(0, dot);
-    if (label.empty() || label.size() > 63 || label.front() == '-' || label.back() == '-') {
-      return false;
-    }
-    if (dot == std::string_view::npos) {
-      return true;
-    }
-    host.remove_prefix(dot + 1);
-  }
-}
-
-bool is_bracketed_address(std::string_view host) {
-  return host.size() >= 4 && host.size() <= 47 && host.front() == '[' && host.back() == ']' &&
-         host.substr(1, host.size() - 2).find_first_not_of("0123456789abcdefABCDEF:.") ==
-             std::string_view::npos;
-}
-
-// scheme://host[:port][/path]: no user, query or fragment, and nothing that would need escaping.
-std::optional<Url> parse_url(std::string_view text) {
-  constexpr std::size_t kLongest = 2000;
-  Url url;
-  if (text.size() > kLongest) {
-    return std::nullopt;
-  }
-  if (text.starts_with("https://")) {
-    url.https = true;
-    text.remove_prefix(8);
-  } else if (text.starts_with("http://")) {
-    text.remove_prefix(7);
-  } else {
-    return std::nullopt;
-  }
-  const std::size_t slash = std::min(text.find('/'), text.size());
-  std::string_view authority = text.substr(0, slash);
-  url.path = text.substr(slash);
-  const std::size_t colon =
-      authority.find(':', authority.starts_with('[') ? authority.find(']') : 0);
-  if (colon != std::string_view::npos) {
-    if (!is_number<1, 65535>(authority.substr(colon + 1))) {
-      return std::nullopt;
-    }
-    authority = authority.substr(0, colon);
-  }
-  url.host = authority;
-  const bool good_path =
-      url.path.empty() || url.path == "/" ||
-      (consists_of(url.path, "/._~-", kLongest) && has_plain_segments(url.path.substr(1)));
-  if (!good_path || !(is_host_name(url.host) || is_bracketed_address(url.host))) {
-    return std::nullopt;
-  }
-  return url;
-}
-
-bool is_url(std::string_view text) { return parse_url(text).has_value(); }
-
-bool is_origin(std::string_view text) {
-  const auto url = parse_url(text);
-  return url && (url->path.empty() || url->path == "/");
-}
-
-bool is_ipv4(std::string_view host) {
-  for (int parts = 1;; ++parts) {
-    const std::size_t dot = host.find('.');
-    if (!is_number<0, 255>(host.substr(0, dot)) || parts > 4) {
-      return false;
-    }
-    if (dot == std::string_view::npos) {
-      return parts == 4;
-    }
-    host.remove_prefix(dot + 1);
-  }
-}
-
-// Only what is certain without asking a resolver.
-bool is_loopback(std::string_view host) {
-  return host == "localhost" || host == "[::1]" || (host.starts_with("127.") && is_ipv4(host));
-}
 
 // --- the table --------------------------------------------------------------------------------
 
@@ -262,76 +50,77 @@ constexpr const char* kSecretExpected =
     "Expected printable ASCII characters without spaces, 16384 at the most.";
 
 constexpr OptionRow kServerOptions[] = {
-    {kBlobs, "s3", "bucket", kSuperuser | kRequired, is_bucket,
+    {kBlobs, "s3", "bucket", kSuperuser | kRequired, core::is_bucket,
      "Expected 3 to 222 letters, digits, dots, hyphens and underscores, the first and the last a "
      "letter or a digit, and no two dots in a row."},
-    {kBlobs, "s3", "prefix", kSuperuser, is_prefix,
+    {kBlobs, "s3", "prefix", kSuperuser, core::is_prefix,
      "Expected names of letters, digits and !-_.*() with single slashes between them."},
-    {kBlobs, "s3", "region", kSuperuser, is_region,
+    {kBlobs, "s3", "region", kSuperuser, core::is_region,
      "Expected letters, digits, hyphens and underscores, such as 'eu-west-3'."},
-    {kBlobs, "s3", "endpoint", kSuperuser | kUrl, is_url, kUrlExpected},
-    {kBlobs, "s3", "addressing", kAnybody, is_addressing, "Expected 'path' or 'virtual'."},
-    {kBlobs, "s3", "storage_class", kAnybody, is_storage_class,
+    {kBlobs, "s3", "endpoint", kSuperuser | kUrl, core::is_url, kUrlExpected},
+    {kBlobs, "s3", "addressing", kAnybody, core::is_addressing, "Expected 'path' or 'virtual'."},
+    {kBlobs, "s3", "storage_class", kAnybody, core::is_storage_class,
      "Expected letters, digits, hyphens and underscores, such as 'STANDARD_IA'."},
-    {kBlobs, "s3", "server_side_encryption", kAnybody, is_encryption,
+    {kBlobs, "s3", "server_side_encryption", kAnybody, core::is_encryption,
      "Expected 'AES256' or 'aws:kms'."},
-    {kBlobs, "s3", "kms_key_id", kAnybody, is_kms_key,
+    {kBlobs, "s3", "kms_key_id", kAnybody, core::is_kms_key,
      "Expected the id, ARN or alias of a key: letters, digits and :/_- only."},
-    {kBlobs, "s3", "part_size", kAnybody, is_part_size,
+    {kBlobs, "s3", "part_size", kAnybody, core::is_part_size,
      "Expected a whole number with a unit (kB, MB, GB), from '5MB' to '5GB'."},
-    {kBlobs, "s3", "parallel", kAnybody, is_number<1, 16>, "Expected a whole number from 1 to 16."},
-    {kBlobs, "s3", "allow_http", kSuperuser, is_flag, kFlagExpected},
-    {kBlobs, "s3", "ca_file", kSuperuser, is_plain_path, kPathExpected},
-    {kBlobs, "s3", "timeout", kAnybody, is_number<1, 3600>, kTimeoutExpected},
-    {kBlobs, "s3", "max_retries", kAnybody, is_number<0, 100>, kRetriesExpected},
+    {kBlobs, "s3", "parallel", kAnybody, core::is_number<1, 16>,
+     "Expected a whole number from 1 to 16."},
+    {kBlobs, "s3", "allow_http", kSuperuser, core::is_flag, kFlagExpected},
+    {kBlobs, "s3", "ca_file", kSuperuser, core::is_plain_path, kPathExpected},
+    {kBlobs, "s3", "timeout", kAnybody, core::is_number<1, 3600>, kTimeoutExpected},
+    {kBlobs, "s3", "max_retries", kAnybody, core::is_number<0, 100>, kRetriesExpected},
 
-    {kBlobs, "file", "directory", kSuperuser, is_plain_path, kPathExpected},
+    {kBlobs, "file", "directory", kSuperuser, core::is_plain_path, kPathExpected},
 
-    {kEmbedder, "openai", "base_url", kSuperuser | kRequired | kUrl, is_url, kUrlExpected},
-    {kEmbedder, "openai", "model", kAnybody, is_model,
+    {kEmbedder, "openai", "base_url", kSuperuser | kRequired | kUrl, core::is_url, kUrlExpected},
+    {kEmbedder, "openai", "model", kAnybody, core::is_model,
      "Expected up to 200 letters, digits and ._:/@+- characters."},
-    {kEmbedder, "openai", "dimensions", kAnybody, is_number<1, 20000>, kDimensionsExpected},
-    {kEmbedder, "openai", "max_inputs", kAnybody, is_number<1, 2048>,
+    {kEmbedder, "openai", "dimensions", kAnybody, core::is_number<1, 20000>, kDimensionsExpected},
+    {kEmbedder, "openai", "max_inputs", kAnybody, core::is_number<1, 2048>,
      "Expected inputs a request, a whole number from 1 to 2048."},
-    {kEmbedder, "openai", "max_tokens", kAnybody, is_number<1, 10'000'000>,
+    {kEmbedder, "openai", "max_tokens", kAnybody, core::is_number<1, 10'000'000>,
      "Expected tokens a request, a whole number from 1 to 10000000."},
     // Sent as a query parameter, so it is part of the URL.
-    {kEmbedder, "openai", "api_version", kSuperuser, is_version,
+    {kEmbedder, "openai", "api_version", kSuperuser, core::is_version,
      "Expected letters, digits, dots and hyphens, such as '2024-10-21'."},
-    {kEmbedder, "openai", "auth_header", kAnybody, is_auth_header,
+    {kEmbedder, "openai", "auth_header", kAnybody, core::is_auth_header,
      "Expected 'bearer' or 'api-key'."},
-    {kEmbedder, "openai", "requests_per_minute", kAnybody, is_number<1, 1'000'000'000>,
+    {kEmbedder, "openai", "requests_per_minute", kAnybody, core::is_number<1, 1'000'000'000>,
      kRateExpected},
-    {kEmbedder, "openai", "tokens_per_minute", kAnybody, is_number<1, 1'000'000'000>,
+    {kEmbedder, "openai", "tokens_per_minute", kAnybody, core::is_number<1, 1'000'000'000>,
      kRateExpected},
-    {kEmbedder, "openai", "price_per_million_tokens", kAnybody, is_price,
+    {kEmbedder, "openai", "price_per_million_tokens", kAnybody, core::is_price,
      "Expected a number such as '0.02', in the currency of bacmr.reindex_cost_limit."},
-    {kEmbedder, "openai", "allow_http", kSuperuser, is_flag, kFlagExpected},
-    {kEmbedder, "openai", "ca_file", kSuperuser, is_plain_path, kPathExpected},
-    {kEmbedder, "openai", "timeout", kAnybody, is_number<1, 3600>, kTimeoutExpected},
-    {kEmbedder, "openai", "max_retries", kAnybody, is_number<0, 100>, kRetriesExpected},
+    {kEmbedder, "openai", "allow_http", kSuperuser, core::is_flag, kFlagExpected},
+    {kEmbedder, "openai", "ca_file", kSuperuser, core::is_plain_path, kPathExpected},
+    {kEmbedder, "openai", "timeout", kAnybody, core::is_number<1, 3600>, kTimeoutExpected},
+    {kEmbedder, "openai", "max_retries", kAnybody, core::is_number<0, 100>, kRetriesExpected},
 
-    {kEmbedder, "local", "dimensions", kAnybody, is_number<1, 20000>, kDimensionsExpected},
+    {kEmbedder, "local", "dimensions", kAnybody, core::is_number<1, 20000>, kDimensionsExpected},
 
-    {kVectors, "pinecone", "host", kSuperuser | kRequired | kUrl, is_origin, kOriginExpected},
-    {kVectors, "pinecone", "dimension", kAnybody, is_number<1, 20000>, kDimensionsExpected},
-    {kVectors, "pinecone", "requests_per_minute", kAnybody, is_number<1, 1'000'000'000>,
+    {kVectors, "pinecone", "host", kSuperuser | kRequired | kUrl, core::is_origin, kOriginExpected},
+    {kVectors, "pinecone", "dimension", kAnybody, core::is_number<1, 20000>, kDimensionsExpected},
+    {kVectors, "pinecone", "requests_per_minute", kAnybody, core::is_number<1, 1'000'000'000>,
      kRateExpected},
-    {kVectors, "pinecone", "allow_http", kSuperuser, is_flag, kFlagExpected},
-    {kVectors, "pinecone", "ca_file", kSuperuser, is_plain_path, kPathExpected},
-    {kVectors, "pinecone", "timeout", kAnybody, is_number<1, 3600>, kTimeoutExpected},
-    {kVectors, "pinecone", "max_retries", kAnybody, is_number<0, 100>, kRetriesExpected},
+    {kVectors, "pinecone", "allow_http", kSuperuser, core::is_flag, kFlagExpected},
+    {kVectors, "pinecone", "ca_file", kSuperuser, core::is_plain_path, kPathExpected},
+    {kVectors, "pinecone", "timeout", kAnybody, core::is_number<1, 3600>, kTimeoutExpected},
+    {kVectors, "pinecone", "max_retries", kAnybody, core::is_number<0, 100>, kRetriesExpected},
 };
 
 constexpr OptionRow kMappingOptions[] = {
-    {kBlobs, "", "access_key_id", kAnybody, is_secret, kSecretExpected},
-    {kBlobs, "", "secret_access_key", kAnybody, is_secret, kSecretExpected},
-    {kBlobs, "", "secret_access_key_file", kSuperuser, is_plain_path, kPathExpected},
-    {kBlobs, "", "session_token", kAnybody, is_secret, kSecretExpected},
-    {kEmbedder, "", "api_key", kAnybody, is_secret, kSecretExpected},
-    {kEmbedder, "", "api_key_file", kSuperuser, is_plain_path, kPathExpected},
-    {kVectors, "", "api_key", kAnybody, is_secret, kSecretExpected},
-    {kVectors, "", "api_key_file", kSuperuser, is_plain_path, kPathExpected},
+    {kBlobs, "", "access_key_id", kAnybody, core::is_secret, kSecretExpected},
+    {kBlobs, "", "secret_access_key", kAnybody, core::is_secret, kSecretExpected},
+    {kBlobs, "", "secret_access_key_file", kSuperuser, core::is_plain_path, kPathExpected},
+    {kBlobs, "", "session_token", kAnybody, core::is_secret, kSecretExpected},
+    {kEmbedder, "", "api_key", kAnybody, core::is_secret, kSecretExpected},
+    {kEmbedder, "", "api_key_file", kSuperuser, core::is_plain_path, kPathExpected},
+    {kVectors, "", "api_key", kAnybody, core::is_secret, kSecretExpected},
+    {kVectors, "", "api_key_file", kSuperuser, core::is_plain_path, kPathExpected},
 };
 
 struct TypeRow {
@@ -472,9 +261,9 @@ void check_encryption_of(const Options& options) {
 }
 
 void check_transport(const OptionRow& row, const std::string& value, const Options& options) {
-  const auto url = parse_url(value);
+  const auto url = core::parse_option_url(value);
   const auto allowed = options.find("allow_http");
-  if (url && !url->https && !is_loopback(url->host) &&
+  if (url && !url->https && !core::is_loopback(url->host) &&
       (allowed == options.end() || allowed->second != "true")) {
     refuse(core::sqlstate::kInvalidParameterValue,
            std::string("option \"") + row.name + "\" must be an https URL",
@@ -489,8 +278,8 @@ void check_addressing_of(const Options& options) {
   if (addressing == options.end() || endpoint == options.end() || addressing->second == "path") {
     return;
   }
-  const auto url = parse_url(endpoint->second);
-  if (url && (is_ipv4(url->host) || url->host.front() == '[')) {
+  const auto url = core::parse_option_url(endpoint->second);
+  if (url && (core::is_ipv4(url->host) || url->host.front() == '[')) {
     refuse(core::sqlstate::kInvalidParameterValue,
            "option \"addressing\" cannot be 'virtual' where the endpoint is an IP address",
            "Use addressing 'path': the bucket's name cannot be put before an address.");
@@ -530,20 +319,6 @@ std::optional<std::string> secret_in_file(const std::string& option) {
     return option.substr(0, option.size() - kSuffix.size());
   }
   return std::nullopt;
-}
-
-bool is_secret(std::string_view value) {
-  constexpr std::size_t kLongest = 16384;
-  return !value.empty() && value.size() <= kLongest &&
-         std::all_of(value.begin(), value.end(), [](char c) { return c > ' ' && c <= '~'; });
-}
-
-bool is_plain_path(std::string_view value) {
-  constexpr std::size_t kLongest = 1023;
-  return value.size() > 1 && value.size() <= kLongest && value.front() == '/' &&
-         std::none_of(value.begin(), value.end(),
-                      [](unsigned char c) { return c < ' ' || c == 0x7F; }) &&
-         has_plain_segments(value.substr(1));
 }
 
 void check_server_options(ServiceKind kind, const Options& options, bool superuser) {
@@ -629,13 +404,13 @@ void check_mapping_options(ServiceKind kind, const Options& options, bool superu
 
 std::int64_t number_option(const Service& service, const std::string& name,
                            std::int64_t otherwise) {
-  const auto number = parse_number(service.option(name));
+  const auto number = core::parse_number(service.option(name));
   return number ? static_cast<std::int64_t>(*number) : otherwise;
 }
 
 std::uint64_t size_option(const Service& service, const std::string& name,
                           std::uint64_t otherwise) {
-  return parse_size(service.option(name)).value_or(otherwise);
+  return core::parse_size(service.option(name)).value_or(otherwise);
 }
 
 bool flag_option(const Service& service, const std::string& name) {

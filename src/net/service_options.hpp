@@ -35,10 +35,6 @@ void check_mapping_options(ServiceKind kind, const Options& options, bool superu
 
 // For a name as `secret_access_key_file`: the secret that the file holds. Otherwise nothing.
 std::optional<std::string> secret_in_file(const std::string& option);
-// Printable ASCII without spaces, so that it cannot end a header line. Up to 16 kB.
-bool is_secret(std::string_view value);
-// An absolute path without `.` or `..`.
-bool is_plain_path(std::string_view value);
 
 // How providers read what the table has checked. An option that was not declared: `otherwise`.
 std::int64_t number_option(const Service& service, const std::string& name, std::int64_t otherwise);

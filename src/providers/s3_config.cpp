@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "core/error.hpp"
+#include "core/option_value.hpp"
 #include "core/part_plan.hpp"
 #include "net/service_options.hpp"
 
@@ -25,10 +26,6 @@ bool is_address(std::string_view host) {
   return host.starts_with('[') || host.find_first_not_of("0123456789.") == std::string_view::npos;
 }
 
-bool is_loopback(std::string_view host) {
-  return host == "localhost" || host == "[::1]" || (is_address(host) && host.starts_with("127."));
-}
-
 // The validator has checked all this; what was declared before an update, or restored, may differ.
 void check(const S3Config& config, const net::Service& service) {
   const auto refuse = [&](const std::string& what, const std::string& hint) {
@@ -39,7 +36,7 @@ void check(const S3Config& config, const net::Service& service) {
     refuse("names no bucket that can be used", "Set its option bucket.");
   }
   if (config.endpoint.scheme != "https" && !net::flag_option(service, "allow_http") &&
-      !is_loopback(config.endpoint.host)) {
+      !core::is_loopback(config.endpoint.host)) {
     refuse("would be reached without encryption",
            "Give an https endpoint, or set its option allow_http to 'true'.");
   }

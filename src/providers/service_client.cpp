@@ -5,15 +5,12 @@
 #include <algorithm>
 
 #include "core/error.hpp"
+#include "core/option_value.hpp"
 #include "core/uri.hpp"
 #include "net/service_options.hpp"
 
 namespace providers {
 namespace {
-
-bool is_loopback(const std::string& host) {
-  return host == "localhost" || host == "[::1]" || host.starts_with("127.");
-}
 
 // Under these headers services say which request it was.
 std::string_view request_id_in(const net::HttpReply& reply) {
@@ -51,7 +48,8 @@ net::HttpOptions http_options(const net::Service& service, const std::string& re
 std::string service_url(const net::Service& service, const char* option) {
   std::string text = service.option(option);
   const core::Url url = core::parse_url(text);
-  if (url.scheme != "https" && !net::flag_option(service, "allow_http") && !is_loopback(url.host)) {
+  if (url.scheme != "https" && !net::flag_option(service, "allow_http") &&
+      !core::is_loopback(url.host)) {
     throw core::Error(core::sqlstate::kInvalidParameterValue,
                       "server \"" + service.name + "\" would be reached without encryption", {},
                       std::string("Give an https URL as its option ") + option +
