@@ -182,6 +182,21 @@ dashboard_is_portable() {
     ! grep -nE 'instance *=~? *"[^$]' "$scratch/dashboard" || { echo 'names an instance'; return 1; }
 }
 
+# Panels and rows by the names that the runbooks give them: panel "A", panels "A" and "B", row "C".
+panels_of_runbooks() {
+    local name bad=0 count=0
+    jq -r '.panels[].title' "$DASHBOARD" >"$scratch/titles"
+    while read -r name; do
+        count=$((count + 1))
+        grep -qxF "$name" "$scratch/titles" || { echo "$RUNBOOKS names a panel that is not there: $name"; bad=1; }
+    done < <(perl -0777 -ne 'while (/\b(?:panels?|row)((?:(?:,| and)?\s+"[^"]+")+)/g) {
+        my $names = $1;
+        print "$_\n" for $names =~ /"([^"]+)"/g;
+    }' "$RUNBOOKS")
+    [ "$count" -gt 0 ] || { echo "no panels in $RUNBOOKS"; bad=1; }
+    return "$bad"
+}
+
 main() {
     local tools
     tools=$(scripts/monitoring-tools.sh)
@@ -199,6 +214,7 @@ main() {
     check 'every runbook_url has its heading' runbook_anchors
     check 'metrics of the alerts exist' metrics_of_rules
     check 'metrics of the dashboard exist' metrics_of_dashboard
+    check 'panels that the runbooks name exist' panels_of_runbooks
     check 'the dashboard names no datasource and no instance' dashboard_is_portable
 
     if [ "$failures" -gt 0 ]; then
