@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the packages that building, testing and checking need, through apt.
 #
-#   scripts/deps.sh [build] [demo] [test] [npm] [roots] [lint] [fuzz] [deb]
+#   scripts/deps.sh [build] [demo] [test] [npm] [pictures] [roots] [lint] [fuzz] [deb]
 # (build, test and lint without an argument.)
 #
 # Asks the local package database first: where nothing is missing it prints nothing and needs
@@ -24,6 +24,8 @@ packages() {
     # Real text, and an S3 server.
     corpus) echo debian-handbook python3 zstd ;;
     swift) echo swift-proxy swift-account swift-container swift-object memcached ;;
+    # monitoring/render.sh, beside build and demo.
+    pictures) echo python3-matplotlib python3-pil fonts-dejavu-core ;;
     # Root folders of other releases (scripts/other-release.sh).
     roots) echo debootstrap debian-archive-keyring procps util-linux ;;
     lint) echo cmake clang clang-format clang-tidy libgtest-dev googletest nlohmann-json3-dev perl shellcheck ;;
@@ -32,7 +34,7 @@ packages() {
         nlohmann-json3-dev ;;
     deb) echo build-essential debhelper fakeroot pkg-config libcurl4-openssl-dev libmicrohttpd-dev libssl-dev \
         libzstd-dev zlib1g-dev nlohmann-json3-dev postgresql-server-dev-all ;;
-    *) die "unknown profile '$1' (known: build, demo, test, npm, roots, lint, fuzz, deb)" ;;
+    *) die "unknown profile '$1' (known: build, demo, test, npm, pictures, roots, lint, fuzz, deb)" ;;
     esac
 }
 
