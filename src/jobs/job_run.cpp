@@ -141,17 +141,19 @@ FunctionRun start_function_run(const pg::Extension& extension, Job job) {
 }
 
 std::int64_t record_run(const pg::Extension& extension, Job job, const std::string& request_id,
-                        std::int64_t started_at, const RunResult& result) {
+                        std::int64_t started_at, const RunResult& result,
+                        std::optional<std::int64_t> finished_at) {
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
   const pg::Rows rows = spi.query(
       "INSERT INTO " + table(extension) +
           " (job, status, started_at, finished_at, request_id, detail, error)"
-          " VALUES ($1, $2, $3, clock_timestamp(), $4, $5::jsonb, $6) RETURNING run_id,"
+          " VALUES ($1, $2, $3, $7, $4, $5::jsonb, $6) RETURNING run_id,"
           " extract(epoch FROM finished_at - started_at)::float8",
       {pg::Param::text(name_of(job)), pg::Param::text(name_of(result.status)),
        pg::Param::timestamptz(started_at), pg::Param::text(request_id),
-       pg::Param::text(pg::to_database_text(result.detail)), pg::Param::text(result.error)});
+       pg::Param::text(pg::to_database_text(result.detail)), pg::Param::text(result.error),
+       pg::Param::timestamptz(finished_at.value_or(GetCurrentTimestamp()))});
   count_run(name_of(job), result.status, DatumGetFloat8(rows.datum(0, 1)));
   return rows.int8(0, 0);
 }

@@ -55,9 +55,10 @@ struct FunctionRun {
   std::string request_id;
 };
 FunctionRun start_function_run(const pg::Extension& extension, Job job);
-// A row for a run that is over already.
+// A row for a run that is over already: just now, or when `finished_at` says.
 std::int64_t record_run(const pg::Extension& extension, Job job, const std::string& request_id,
-                        std::int64_t started_at, const RunResult& result);
+                        std::int64_t started_at, const RunResult& result,
+                        std::optional<std::int64_t> finished_at = std::nullopt);
 
 // Turns `running` rows whose process is gone into `failed` ones.
 void fail_dead_runs(const pg::Extension& extension);

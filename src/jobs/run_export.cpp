@@ -150,7 +150,9 @@ class ScheduledExport {
     exported_->write();
     local_.emplace(pg::to_database_text(exported_->local_source()), run_.request_id());
     local_->require_sound();
+    drill_.began = GetCurrentTimestamp();
     drilled_ = drill(*local_);
+    drill_.ended = GetCurrentTimestamp();
     add_step("export", exported_->write_figures());
     add_step("drill", drilled_.figures());
   }
@@ -158,12 +160,14 @@ class ScheduledExport {
   // What would have to be restored from: the copy in the store, where there is one.
   void verify() {
     const auto start = std::chrono::steady_clock::now();
+    verification_.began = GetCurrentTimestamp();
     if (exported_->uploads()) {
       stored_.emplace(pg::to_database_text(exported_->remote_source()), run_.request_id());
       stored_->require_sound();
     } else {
       local_->require_sound();
     }
+    verification_.ended = GetCurrentTimestamp();
     char seconds[32];
     std::snprintf(seconds, sizeof seconds, "%.3f",
                   std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
@@ -199,10 +203,10 @@ class ScheduledExport {
   }
 
   void record() {
-    record_run(extension_, Job::kVerify, run_.request_id(), started_at_,
-               verify_result(verified(), std::nullopt));
-    record_run(extension_, Job::kDrill, run_.request_id(), started_at_,
-               drill_result(*local_, drilled_));
+    record_run(extension_, Job::kDrill, run_.request_id(), drill_.began,
+               drill_result(*local_, drilled_), drill_.ended);
+    record_run(extension_, Job::kVerify, run_.request_id(), verification_.began,
+               verify_result(verified(), std::nullopt), verification_.ended);
     const RunResult proof = drill_result(*local_, drilled_);
     finish_run(extension_, run_.id(), {proof.status, detail(), proof.error});
     publish_exports(extension_);
@@ -228,7 +232,13 @@ class ScheduledExport {
   const std::function<ExportRequest()>& make_request_;
   ExportRequest request_;
   RecordedRun run_;
-  TimestampTz started_at_ = GetCurrentTimestamp();
+  // Each a run of its own in the history, which was over before this one is.
+  struct Span {
+    TimestampTz began = 0;
+    TimestampTz ended = 0;
+  };
+  Span drill_;
+  Span verification_;
   std::optional<Export> exported_;
   std::optional<ArtifactSource> local_;
   std::optional<ArtifactSource> stored_;
