@@ -146,6 +146,18 @@ sql_is_safe() {
     scripts/lint-sql-security.pl sql/*.sql
 }
 
+# The threat model names the tests that attempt each threat: none may be a name only.
+security_tests_exist() {
+    local file bad=0
+    while read -r file; do
+        if ! compgen -G "test/*/$file" >/dev/null && ! compgen -G "test/*/*/$file" >/dev/null; then
+            echo "docs/security.md names $file, which is not there"
+            bad=1
+        fi
+    done < <(grep -oE '\b[a-z_]+(\.(sql|pl|spec)|_test\.cpp)\b' docs/security.md | sort -u)
+    return "$bad"
+}
+
 no_leftovers() { none '\b(TODO|FIXME|XXX)\b' src/**/*.[ch]pp sql/*.sql; }
 
 # --- all of them -----------------------------------------------------------------------------
@@ -168,6 +180,7 @@ main() {
     check 'docs/errors.md lists the errors of the sources' perl scripts/errors.pl --check
     check 'versions agree, and each released one has a way to this one' perl scripts/check-release.pl
     check 'SQL scripts: qualified names, pinned search_path, nothing for PUBLIC' sql_is_safe
+    check 'the tests that docs/security.md names exist' security_tests_exist
     check 'nothing left to do in src and sql' no_leftovers
     check 'builds with g++, warnings as errors' build_gcc
     check 'builds with clang++, warnings as errors' build_clang

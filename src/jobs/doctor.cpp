@@ -6,6 +6,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <optional>
 #include <string>
 
 #include "core/durable_file.hpp"
@@ -20,6 +21,7 @@
 #include "pg/spi.hpp"
 #include "pg/subtransaction.hpp"
 #include "providers/vector_index.hpp"
+#include "providers/vector_table.hpp"
 #include "sources/indexes.hpp"
 #include "sources/source.hpp"
 
@@ -48,6 +50,7 @@ class Doctor {
 
   std::vector<Finding> examine() {
     check_preload();
+    check_schema();
     check_sources();
     check_indexes();
     check_table_owner_rights();
@@ -108,6 +111,17 @@ class Doctor {
              " 'look into the server''s log: it is started again after 5 seconds' FROM " +
                  extension_.object("bacmr_worker_status") +
                  "() WHERE worker = 'launcher' AND pid IS NULL");
+  }
+
+  // A function of our name with other arguments, there, may fit a call better than ours.
+  void check_schema() {
+    add_rows("schema", "warning",
+             "SELECT format('everybody may create objects in the schema %I of the extension: a"
+             " function of theirs may be called in place of one of its', nspname),"
+             " format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', nspname)"
+             " FROM pg_namespace WHERE nspname = $1 AND EXISTS (SELECT FROM aclexplode(nspacl) a"
+             "  WHERE a.grantee = 0 AND a.privilege_type = 'CREATE')",
+             {pg::Param::text(extension_.schema)});
   }
 
   void check_sources() {
@@ -379,9 +393,8 @@ class Doctor {
                  " WHERE status IN ('discrepancies', 'failed') ORDER BY job");
   }
 
-  // Reads the table as its owner. Only a plain one: a view's code would run, and the security
-  // context that the doctor runs in must not be put to the test by everybody who may attach one.
-  // Searches of what is active read every vector of the namespace where there is no index.
+  // Searches of what is active read every vector of the namespace where there is no index. The
+  // table is looked into as its owner.
   void check_vector_indexes() {
     if (usable("chunks") == nullptr) {
       return;
@@ -393,19 +406,60 @@ class Doctor {
                   " n JOIN pg_foreign_server s ON s.srvname ="
                   " n.vector_store WHERE 'type=postgres' = ANY (s.srvoptions) AND n.dimensions > 0"
                   " ORDER BY 1");
-    const auto table = rows.empty() ? std::nullopt : providers::find_vector_table();
-    for (std::uint64_t i = 0; table && i < rows.size(); ++i) {
-      const std::string space = rows.text(i, 0);
-      if (const auto sql = providers::missing_vector_index(
-              *table, space, static_cast<int>(rows.int8(i, 1)), kManyVectors)) {
-        add("vector index", "warning",
-            "the vectors of namespace \"" + space +
-                "\" have no index, so a search reads all of them",
-            *sql);
+    if (rows.empty()) {
+      return;
+    }
+    try {
+      const auto table = providers::find_vector_table();
+      for (std::uint64_t i = 0; table && i < rows.size(); ++i) {
+        check_vector_index(*table, rows.text(i, 0), static_cast<int>(rows.int8(i, 1)));
       }
+    } catch (const core::Error& e) {
+      add("vector index", "warning", e.message(), e.hint().empty() ? e.detail() : e.hint());
     }
   }
 
+  void check_vector_index(const providers::VectorTable& table, const std::string& space,
+                          int dimensions) {
+    std::optional<std::string> sql;
+    const std::string problem = as_owner(table.owner, [&] {
+      sql = providers::missing_vector_index(table, space, dimensions, kManyVectors);
+    });
+    if (!problem.empty()) {
+      add("vector index", "warning", "could not look into " + table.name + ": " + problem,
+          "mend that (the owner of the table needs to read it), or ask again later");
+    } else if (sql) {
+      add("vector index", "warning",
+          "the vectors of namespace \"" + space + "\" have no index, so a search reads all of them",
+          *sql);
+    }
+  }
+
+  // Reads a table as its owner, whose code may run meanwhile: the condition of an index is enough.
+  // Restricted: what that defers would fire at the caller's commit, as the caller. Returns what
+  // went wrong.
+  template <class Action>
+  static std::string as_owner(Oid role, Action action) {
+    try {
+      pg::Subtransaction attempt;
+      {
+        const pg::AsUser owner(role, SECURITY_RESTRICTED_OPERATION);
+        pg::PinnedSettings settings;
+        settings.set("lock_timeout", kLockTimeout);
+        action();
+      }
+      attempt.commit();
+      return {};
+    } catch (const pg::Error& e) {
+      if (e.is_interrupt()) {
+        throw;
+      }
+      return e.summary();
+    }
+  }
+
+  // Only of a plain table: a view's code would run, and the security context that the doctor runs
+  // in must not be put to the test by everybody who may attach one.
   void check_backlog() {
     const sources::Source* reservations = usable("reservations");
     if (reservations == nullptr || !reservations->expiry_problem.empty()) {
@@ -418,25 +472,14 @@ class Doctor {
                               " < statement_timestamp() - interval '5 minutes'";
     std::int64_t due = 0;
     std::string oldest;
-    try {
-      pg::Subtransaction attempt;
-      {
-        // Restricted: what the owner's code defers would fire at the caller's commit, as the
-        // caller.
-        const pg::AsUser owner(reservations->owner, SECURITY_RESTRICTED_OPERATION);
-        pg::PinnedSettings settings;
-        settings.set("lock_timeout", kLockTimeout);
-        pg::Spi spi;
-        const pg::Rows rows = spi.query(query);
-        due = rows.int8(0, 0);
-        oldest = rows.text(0, 1);
-      }
-      attempt.commit();
-    } catch (const pg::Error& e) {
-      if (e.is_interrupt()) {
-        throw;
-      }
-      add("backlog", "warning", "could not look for reservations that are due: " + e.summary(),
+    const std::string problem = as_owner(reservations->owner, [&] {
+      pg::Spi spi;
+      const pg::Rows rows = spi.query(query);
+      due = rows.int8(0, 0);
+      oldest = rows.text(0, 1);
+    });
+    if (!problem.empty()) {
+      add("backlog", "warning", "could not look for reservations that are due: " + problem,
           "mend that (the owner of the table needs to read it), or ask again later");
       return;
     }

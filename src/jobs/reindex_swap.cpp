@@ -221,6 +221,23 @@ void require_vectors(const pg::Extension& extension, const std::string& space) {
   }
 }
 
+// Who may not read the chunks must not decide where their readers search. (A swap asks for more: it
+// is the right of the role that queued the job.)
+void require_right_on_chunks(const pg::Extension& extension) {
+  const sources::Sources all = sources::Sources::load(extension);
+  const sources::Source* chunks = all.find("chunks");
+  if (chunks == nullptr || !chunks->exists()) {
+    return;
+  }
+  pg::Spi spi;
+  if (!spi.query("SELECT has_any_column_privilege($1, 'SELECT')", {pg::Param::oid(chunks->oid)})
+           .boolean(0, 0)) {
+    throw core::Error(core::sqlstate::kInsufficientPrivilege,
+                      "permission denied for table " + chunks->sql_name(), {},
+                      "GRANT SELECT ON " + chunks->sql_name() + " TO the role that steers it.");
+  }
+}
+
 Datum rollback_function(pg::Args args) {
   const std::string space = args.text(0, "namespace");
   const pg::Extension extension = pg::require_extension();
@@ -229,6 +246,7 @@ Datum rollback_function(pg::Args args) {
   {
     const pg::PinnedSettings settings;
     const pg::Spi connection;
+    require_right_on_chunks(extension);
     take_switch_lock();
     require_vectors(extension, space);
     const pg::AsExtensionOwner owner(extension.owner);

@@ -161,7 +161,7 @@ std::optional<VectorTable> find_in(const pg::Extension& extension, const Home& h
   if (!has_key(spi, oid)) {
     refuse(result.name, "It has no unique index on (namespace, id).");
   }
-  require_trusted_owner(result.name, rows.oid(0, 2), home);
+  require_trusted_owner(result.name, result.owner, home);
   return result;
 }
 

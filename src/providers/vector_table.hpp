@@ -34,7 +34,8 @@ struct VectorTable {
 };
 
 // The table in the schema of the attached chunks; nothing where it is not there. Errors: 55000
-// where no chunks are attached, 42P16 where the table is not what it should be.
+// where no chunks are attached, 42P16 where the table is not what it should be, 42501 where it
+// belongs to a role whose code must not run with the current user's rights.
 std::optional<VectorTable> find_vector_table();
 // The same, made by the current user where it is not there.
 VectorTable require_vector_table();

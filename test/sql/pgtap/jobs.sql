@@ -1,7 +1,7 @@
 -- Jobs: CALL bacmr_run_job, pauses, status, doctor, log, history, profiles and privileges.
 -- The procedure commits: no transaction around this file.
 \ir include/helpers.psql
-SELECT plan(178);  -- some statements fail on purpose: a test lost to an error must show
+SELECT plan(181);  -- some statements fail on purpose: a test lost to an error must show
 SET client_min_messages = error;
 CREATE EXTENSION bacmr_ops;
 SELECT bacmr_pause('expire', 'test');
@@ -297,6 +297,7 @@ SELECT doctor_finds('ALTER TABLE chunks RENAME TO pieces', 'sources', 'chunks.*m
   'a missing table', 'ALTER TABLE pieces RENAME TO chunks');
 SELECT doctor_finds('ALTER TABLE reservations ALTER expires_at TYPE timestamp', 'sources',
   'time zone', 'an invalid table', 'ALTER TABLE reservations ALTER expires_at TYPE timestamptz');
+SELECT doctor_finds('GRANT CREATE ON SCHEMA public TO PUBLIC', 'schema', 'everybody may create', 'a schema that is open to everybody');
 SELECT doctor_finds('SELECT bacmr_pause(''export'', ''the disk is full'')', 'paused',
   'export.*the disk is full', 'a paused job');
 SELECT doctor_finds('UPDATE pg_extension SET extversion = ''0.0.9'' WHERE extname = ''bacmr_ops''',

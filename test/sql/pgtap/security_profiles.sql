@@ -417,6 +417,10 @@ SELECT is_empty($$(SELECT name, context FROM pg_settings WHERE name LIKE 'bacmr.
   EXCEPT SELECT name, context FROM setting_decision) UNION ALL (SELECT name, context FROM setting_decision
   EXCEPT SELECT name, context FROM pg_settings WHERE name LIKE 'bacmr.%')$$,
   'every setting has the context that was decided');
+\set security `cat "$BACMR_DOCS/security.md"`
+SELECT is_empty(format($$SELECT name FROM setting_decision WHERE position('| `' || name || '` | '
+  || CASE context WHEN 'user' THEN 'any session' WHEN 'sighup' THEN 'reload' WHEN 'postmaster' THEN 'start' ELSE context END
+  IN %L) = 0$$, :'security'), 'and docs/security.md says why');
 SELECT raises(format('SET %s = %L', s.name, s.boot_val), CASE d.context WHEN 'superuser' THEN '42501' ELSE '55P02' END,
               d.name, '', 'an ordinary session does not set ' || s.name, 'profiles_app')
 FROM setting_decision d JOIN pg_settings s USING (name) WHERE d.context <> 'user';

@@ -314,6 +314,8 @@ SELECT is((SELECT token_balance FROM mal.wallet), 1000000::bigint, 'have expired
 -- ---------------------------------------------------------------------------------------------
 
 SELECT bacmr_attach('chunks', 'book.chunks');
+SELECT raises($$SELECT bacmr_reindex_rollback('n')$$, '42501', 'permission denied for table book.chunks', 'GRANT SELECT',
+  'who may not read the chunks does not roll back', 'artifacts_mallory');
 GRANT SELECT ON book.chunks TO artifacts_mallory;
 GRANT USAGE ON SCHEMA book TO artifacts_mallory;
 INSERT INTO book.chunks (namespace, content) VALUES ('m', 'another text');

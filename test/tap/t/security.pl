@@ -20,6 +20,8 @@ mkdir $folder or die "$folder: $!";
 my $trap = IO::Socket::INET->new(Listen => 20, LocalAddr => '127.0.0.1') or die "socket: $!";
 my $trap_url = 'http://127.0.0.1:' . $trap->sockport . '/';
 local @ENV{qw(http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY)} = ($trap_url) x 6;
+delete local @ENV{qw(no_proxy NO_PROXY)};
+
 sub is_sprung { return IO::Select->new($trap)->can_read(0) ? 1 : 0; }
 
 sub start_hostile {
