@@ -11,6 +11,7 @@
 
 #include "core/durable_file.hpp"
 #include "core/error.hpp"
+#include "jobs/pause.hpp"
 #include "jobs/schedule.hpp"
 #include "net/service.hpp"
 #include "pg/entry.hpp"
@@ -129,14 +130,17 @@ class Doctor {
       add("sources", "error", "no table is attached",
           "SELECT * FROM bacmr_attach('your_schema'), or SELECT bacmr_create_tables()");
     }
+    // Who has paused the expiry knows that it takes place elsewhere, or not now.
+    const bool expires = !pause_reason(extension_, "expire");
     for (const sources::Source& source : sources_.all()) {
-      if (const std::string status = source.status(); status != "attached") {
+      const bool usable_here = source.exists() && source.problem.empty();
+      if (const std::string status = source.status();
+          status != "attached" && (expires || !usable_here)) {
         add("sources", "error",
             "the source " + source.source + " (" + source.sql_name() + ") is " + status,
-            source.problem.empty() && source.exists()
-                ? "expire where the rows are written: bacmr_expire_in() on each node, the worker "
-                  "of "
-                  "the publisher; or mend the table"
+            usable_here
+                ? "expire where the rows are written (bacmr_expire_in() on each node, or the "
+                  "publisher's worker), and SELECT bacmr_pause('expire') here; or mend the table"
                 : "mend the table, or SELECT bacmr_detach('" + source.source + "')");
       }
     }

@@ -53,6 +53,15 @@ SELECT raises($$SELECT bacmr_expire_in('reservations', 'wallet', 'wallet_ledger'
 SELECT is((SELECT count(*) FROM reservations WHERE status = 'reserved'), 3::bigint, 'nothing was done');
 SELECT alike((SELECT status FROM bacmr_sources WHERE source = 'reservations'),
   'invalid: for expiry, %Citus%', 'bacmr_sources says so');
+CREATE FUNCTION doctor_says() RETURNS text LANGUAGE sql AS $$
+  SELECT string_agg(severity || ': ' || finding || ': ' || fix, '; ') FROM bacmr_doctor()
+  WHERE check_name = 'sources' AND finding LIKE '%source reservations%'
+$$;
+SELECT is(doctor_says(), NULL, 'where expiry is paused, the doctor does not mind');
+SELECT bacmr_unpause('expire');
+SELECT alike(doctor_says(), 'error: %Citus%: %bacmr_expire_in() on each node%bacmr_pause(''expire'')%',
+  'where it is not, it says what to do');
+SELECT bacmr_pause('expire', 'test');
 -- There, an id is unique together with the user.
 ALTER TABLE reservations DROP CONSTRAINT reservations_pkey, ADD PRIMARY KEY (id, user_id);
 SELECT lives_ok($$SELECT bacmr_attach('reservations', 'reservations')$$,
