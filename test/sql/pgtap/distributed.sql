@@ -1,7 +1,6 @@
--- (What stands here was also seen on three nodes of Citus 13.2, docs/scaling.md.)
 -- A distributed table of Citus looks like an ordinary, empty one: its rows are in shards that only
 -- the planner knows. Whatever reads a table's blocks by itself would find nothing, and all well. Citus
--- is not here; its catalogue is, as far as it is asked.
+-- is not here (test/tap/t/citus.pl wants it); its catalogue is, as far as it is asked.
 \ir include/helpers.psql
 SELECT * FROM no_plan();
 SET client_min_messages = error;
