@@ -228,10 +228,15 @@ bool ExpiryTick::choose(const Source& reservations) {
   const sources::RowHandle row = reservations.row_handle("id");
   const std::string id = "r." + reservations.col("id");
   const std::string expires = "r." + reservations.col("expires_at");
-  const std::string past =
-      last_expires_at_
-          ? " AND (" + expires + ", " + id + ") > ($3, $4::" + reservations.type_name("id") + ")"
-          : "";
+  // Many users may have a reservation of the same id and time.
+  const bool with_user = reservations.id_with_user;
+  const std::string user = "r." + reservations.col("user_id");
+  const std::string key = expires + ", " + id + (with_user ? ", " + user : "");
+  std::string past = with_user ? " AND " + user + " IS NOT NULL" : "";
+  if (last_expires_at_) {
+    past += " AND (" + key + ") > ($3, $4::" + reservations.type_name("id") +
+            (with_user ? ", $5::" + reservations.type_name("user_id") : "") + ")";
+  }
   pg::Spi spi;
   const pg::Rows rows =
       spi.query("SELECT " + id + "::text, r." + reservations.col("user_id") + "::text, " + expires +
@@ -239,10 +244,10 @@ bool ExpiryTick::choose(const Source& reservations) {
                     row.column + "::text FROM " + row.table + " r WHERE r." +
                     reservations.col("status") + " = 'reserved' AND " + expires +
                     // Without an id it could be neither refunded nor walked past.
-                    " <= $1 AND " + id + " IS NOT NULL" + past + " ORDER BY " + expires + ", " +
-                    id + " LIMIT $2",
+                    " <= $1 AND " + id + " IS NOT NULL" + past + " ORDER BY " + key + " LIMIT $2",
                 {pg::Param::timestamptz(now_), pg::Param::int8(batch),
-                 pg::Param::timestamptz(last_expires_at_.value_or(0)), pg::Param::text(last_id_)});
+                 pg::Param::timestamptz(last_expires_at_.value_or(0)), pg::Param::text(last_id_),
+                 pg::Param::text(last_user_)});
   std::vector<Due> due;
   for (std::uint64_t i = 0; i < rows.size(); ++i) {
     if (!rows.boolean(i, 3)) {
@@ -254,6 +259,7 @@ bool ExpiryTick::choose(const Source& reservations) {
     }
     last_expires_at_ = rows.int8(i, 2);
     last_id_ = rows.text(i, 0);
+    last_user_ = rows.text(i, 1);
   }
   if (!due.empty()) {
     queue_.push_back(std::move(due));

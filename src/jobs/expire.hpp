@@ -82,6 +82,7 @@ class ExpiryTick {
   // Where the walk through what is due has come to: past what was skipped.
   std::optional<std::int64_t> last_expires_at_;
   std::string last_id_;
+  std::string last_user_;
   // What to try next: the batch just chosen, or, after one failed, its users one by one.
   std::deque<std::vector<Due>> queue_;
   bool rights_checked_ = false;

@@ -50,6 +50,13 @@ SELECT throws_ok($$INSERT INTO wallet_ledger VALUES (7, 10, 'reservation_expired
   'a second refund is forbidden');
 SELECT is((SELECT chunks FROM bacmr_export('wallet_ledger')), 90::bigint, 'an export has the rows of all partitions');
 
+-- More of one id and one time than a batch takes: the walk from batch to batch passes over none.
+INSERT INTO wallet SELECT n, 90 FROM generate_series(1001, 3500) n;
+INSERT INTO wallet_ledger (user_id, delta, reason) SELECT n, 90, 'x' FROM generate_series(1001, 3500) n;
+INSERT INTO reservations SELECT 9, n, 10, 'reserved', '2026-01-01' FROM generate_series(1001, 3500) n;
+SELECT is((SELECT expired FROM bacmr_expire_reservations()), 2500::bigint, 'one call expires what is due, in several batches');
+SELECT is((SELECT discrepancies FROM bacmr_reconcile()), 0::bigint, 'and the books agree');
+
 -- A refund of another user is none; without the index a second one is found.
 DROP INDEX wallet_ledger_reservation_id_user_id_idx;
 UPDATE wallet_ledger SET reservation_id = 2 WHERE user_id = 5 AND reservation_id = 1;
