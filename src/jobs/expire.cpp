@@ -280,10 +280,12 @@ ExpiryTick::BatchResult ExpiryTick::expire(const Books& books, const std::vector
     users = {balances.users.begin(), balances.users.end()};
   }
   std::vector<std::string> handles;
+  std::vector<std::string> owners;
   std::vector<std::string> left;
   for (const Due& each : due) {
     if (users.contains(each.user)) {
       handles.push_back(each.handle);
+      owners.push_back(each.user);
     } else {
       left.push_back(each.user);
     }
@@ -294,8 +296,8 @@ ExpiryTick::BatchResult ExpiryTick::expire(const Books& books, const std::vector
       ++(held.contains(user) ? result.locked : result.no_wallet);
     }
   }
-  const pg::Rows marked = mark_expired(spi, *books.reservations, now_, handles,
-                                       {users.begin(), users.end()}, totals_.tokens_refunded);
+  const pg::Rows marked =
+      mark_expired(spi, *books.reservations, now_, handles, owners, totals_.tokens_refunded);
   result.expired = marked.int8(0, kMarked);
   result.locked +=
       std::max<std::int64_t>(static_cast<std::int64_t>(handles.size()) - result.expired, 0);

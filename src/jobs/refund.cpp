@@ -83,6 +83,11 @@ pg::Rows mark_expired(pg::Spi& spi, const Source& reservations, std::int64_t now
   const sources::RowHandle row = reservations.row_handle("id");
   const std::string status = reservations.col("status");
   // Where rows are found by their key, that may be unique together with the user only.
+  const bool by_pair = row.column != "ctid" && reservations.id_with_user;
+  const std::string chosen = by_pair ? " AND (" + row.column + ", " + reservations.col("user_id") +
+                                           ") IN (SELECT * FROM unnest($2::" + row.type +
+                                           "[], $3::" + reservations.type_name("user_id") + "[]))"
+                                     : "";
   const std::string same_user =
       row.column == "ctid" ? "" : " AND r." + reservations.col("user_id") + " = p.user_id";
   const std::string request =
@@ -94,10 +99,11 @@ pg::Rows mark_expired(pg::Spi& spi, const Source& reservations, std::int64_t now
           row.table + " WHERE " + row.column + " = ANY ($2::" + row.type + "[]) AND " +
           reservations.col("user_id") + any_of(reservations, "user_id", "$3") + " AND " + status +
           " = 'reserved' AND " + reservations.col("expires_at") + " <= $1 AND " +
-          reservations.payable("amount") + " FOR NO KEY UPDATE SKIP LOCKED), done AS (UPDATE " +
-          row.table + " r SET " + status + " = 'expired'" + touch(reservations) +
-          " FROM picked p WHERE r." + row.column + " = p.handle" + same_user +
-          " RETURNING p.id, p.user_id, p.amount, p.request_id, r." + status +
+          reservations.payable("amount") + chosen +
+          " FOR NO KEY UPDATE SKIP LOCKED), done AS (UPDATE " + row.table + " r SET " + status +
+          " = 'expired'" + touch(reservations) + " FROM picked p WHERE r." + row.column +
+          " = p.handle" + same_user + " RETURNING p.id, p.user_id, p.amount, p.request_id, r." +
+          status +
           " = 'expired' AS expired)"
           " SELECT array_agg(id), array_agg(user_id), array_agg(amount), array_agg(request_id),"
           "  count(*) FILTER (WHERE expired), ($4::numeric + coalesce(sum(amount), 0))::text,"

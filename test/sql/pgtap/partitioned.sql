@@ -57,6 +57,17 @@ INSERT INTO reservations SELECT 9, n, 10, 'reserved', '2026-01-01' FROM generate
 SELECT is((SELECT expired FROM bacmr_expire_reservations()), 2500::bigint, 'one call expires what is due, in several batches');
 SELECT is((SELECT discrepancies FROM bacmr_reconcile()), 0::bigint, 'and the books agree');
 
+-- Crosswise: the ids of one batch belong to its users only.
+UPDATE wallet SET token_balance = token_balance - 20 WHERE user_id IN (1, 2);
+INSERT INTO wallet_ledger (user_id, delta, reason) VALUES (1, -20, 'x'), (2, -20, 'x');
+INSERT INTO reservations VALUES (21, 1, 10, 'reserved', '2026-01-01'), (22, 2, 10, 'reserved', '2026-01-02'),
+  (22, 1, 10, 'reserved', '2026-01-03'), (21, 2, 10, 'reserved', '2026-01-04');
+SELECT is((SELECT expired FROM bacmr_expire_reservations(2)), 2::bigint, 'max_reservations holds');
+SELECT results_eq($$SELECT id, user_id FROM reservations WHERE id > 20 AND status = 'expired' ORDER BY 1$$,
+  'VALUES (21, 1), (22, 2)', 'for those that are due longest');
+SELECT is((SELECT expired FROM bacmr_expire_reservations()), 2::bigint, 'the others come next');
+SELECT is((SELECT discrepancies FROM bacmr_reconcile()), 0::bigint, 'and the books agree');
+
 -- A refund of another user is none; without the index a second one is found.
 DROP INDEX wallet_ledger_reservation_id_user_id_idx;
 UPDATE wallet_ledger SET reservation_id = 2 WHERE user_id = 5 AND reservation_id = 1;
