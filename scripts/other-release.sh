@@ -147,7 +147,7 @@ interrupted() {
 
 run_tests() {
     local variable run settings=("PG=$PG")
-    for variable in TESTS TEST_TIMEOUT BITCODE TAP_JOBS http_proxy https_proxy no_proxy; do
+    for variable in TESTS TEST_TIMEOUT BITCODE TAP_JOBS BACMR_OLD_BINDIR BACMR_OLD_LD_LIBRARY_PATH http_proxy https_proxy no_proxy; do
         if [ -n "${!variable:-}" ]; then settings+=("$variable=${!variable}"); fi
     done
     rm -rf --one-file-system "$ROOT/tmp"

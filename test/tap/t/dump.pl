@@ -89,6 +89,13 @@ sub contents {
     my ($server, $name) = @_;
     return { map { $_ => $server->safe_psql($name, $queries{$_}) } keys %queries };
 }
+# What the extension keeps is in its tables: none may be forgotten, nor a sequence, whose numbers would come twice.
+is($node->safe_psql($database, <<'SQL'), '', 'every table of the extension, and every sequence, is marked for dumps');
+SELECT string_agg(c.oid::regclass::text, ' ') FROM pg_extension e
+JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('r', 'p', 'S')
+WHERE e.extname = 'bacmr_ops' AND c.oid <> ALL (e.extconfig)
+SQL
 my $original = contents($node, $database);
 my @catalogue = extension_catalogue($node, $database);
 my @sequences = ([ 'bacmr_job_run', 'run_id' ], [ 'bacmr_reindex_job', 'job_id' ], [ 'bacmr_chunk_change', 'change_id' ]);
