@@ -469,7 +469,8 @@ class Run {
     record_unit(extension_, job_, unit, use_cache_ ? &*cache_ : nullptr, worked);
     unit.phase = ReindexUnit::Phase::kDone;
     outages_.reset();
-    if (said_) {
+    if (!reason_.empty()) {
+      reason_.clear();
       say("");
     }
     report();
@@ -490,17 +491,19 @@ class Run {
     }
     if (!resume_at_) {
       resume_at_ = Clock::now() + outages_.next(pg_prng_uint32(&pg_global_prng_state));
-      say(failure.message + " (tried again by itself; attempt " +
-          std::to_string(outages_.failures()) + " of " + std::to_string(kMaxOutages) + " failed)");
       pg::log_line(pg::LogLevel::kWarning, "reindexing rests for a while: " + failure.message,
                    core::JsonObject().number("job_id", job_.id).str(), job_.request_id);
     }
+    if (reason_.empty() || !failure.unasked) {
+      reason_ = failure.message;
+    }
+    say(reason_ + " (tried again by itself; attempt " + std::to_string(outages_.failures()) +
+        " of " + std::to_string(kMaxOutages) + " failed)");
   }
 
   // Who looks at the job sees why it stands still; "" once it moves. What it says when it has been
   // stopped stays.
   void say(const std::string& error) {
-    said_ = !error.empty();
     update_reindex_job(extension_, job_.id,
                        "error = CASE WHEN status IN ('running', 'verifying') THEN nullif($2, '')"
                        " ELSE error END",
@@ -632,7 +635,7 @@ class Run {
   Clock::time_point next_tidying_ = Clock::now();
   Clock::time_point worked_until_ = Clock::now();
   core::Backoff outages_{kFirstRest, kLongestRest};
-  bool said_ = false;  // of an outage, in the job's row
+  std::string reason_;  // of the present outages
   std::optional<Clock::time_point> resume_at_;
   std::optional<Clock::time_point> cut_off_at_;
   std::optional<providers::ServiceFailure> failure_;

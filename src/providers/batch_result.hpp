@@ -18,6 +18,8 @@ struct ServiceFailure {
   std::string hint;
   // False where trying again later is of no use: a key that was revoked, a quota that is spent.
   bool may_pass = true;
+  // It was not asked: its breaker is open. Others know better why.
+  bool unasked = false;
 };
 
 // One item (a text, a record) that the service refuses, whatever it is sent together with.

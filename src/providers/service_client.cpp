@@ -109,7 +109,8 @@ ServiceFailure connection_failure(const std::string& action, const net::HttpRepl
     if (!error.hint().empty()) {
       hint += (hint.empty() ? "" : " ") + error.hint();
     }
-    return {error.sqlstate(), error.message(), hint, passes};
+    return {error.sqlstate(), error.message(), hint, passes,
+            reply.failure == Failure::kRefused && reply.attempts == 0};
   }
 }
 
