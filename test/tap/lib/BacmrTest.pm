@@ -13,7 +13,7 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
   new_server app_database give_wallets reserve await await_sql error_of log_entries log_size
-  worker_pid balances_agree refunded_twice user_id in_background wait_for_end
+  start_again worker_pid balances_agree refunded_twice user_id in_background wait_for_end
 );
 
 # Generous: it only decides how long a failure takes to show.
@@ -41,6 +41,20 @@ CONF
     $node->append_conf('postgresql.conf', $_) for @{ $options{conf} // [] };
     $node->start;
     return $node;
+}
+
+# After the postmaster was killed. Its other processes notice by themselves; until they have, no server
+# starts here.
+sub start_again {
+    my ($node, $what) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    await($what, sub {
+        return 1 if $node->start(fail_ok => 1);
+        # It has found the old server's pid file, and takes that for a server.
+        $node->{_pid} = undef;
+        return 0;
+    });
+    return;
 }
 
 # A database with the extension, the reference tables, and an application that reserves tokens.

@@ -113,13 +113,7 @@ sub kill_postmaster {
     my ($node, $what) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     $node->kill9;
-    # The other processes notice by themselves; until they have, no server starts here.
-    await("$what: the server starts again", sub {
-        return 1 if $node->start(fail_ok => 1);
-        # A start that failed has found the old server's pid file, and takes that for a server.
-        $node->{_pid} = undef;
-        return 0;
-    });
+    start_again($node, "$what: the server starts again");
     return;
 }
 

@@ -49,8 +49,7 @@ backlog();
 $pid = worker_pid($node, 'app');
 $node->kill9;
 await('a worker whose postmaster was killed leaves by itself', sub { !kill 0, $pid });
-# The other processes may take a moment more to let the shared memory go.
-await('the server starts again', sub { $node->start(fail_ok => 1) });
+start_again($node, 'the server starts again');
 all_is_well('kill -9 of the postmaster');
 
 backlog();
