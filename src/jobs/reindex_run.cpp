@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <string_view>
 
 #include "core/backoff.hpp"
 #include "core/json.hpp"
@@ -43,6 +44,8 @@ constexpr std::chrono::seconds kGrace{1};
 constexpr unsigned kMaxOutages = 8;
 constexpr std::chrono::seconds kFirstRest{5};
 constexpr std::chrono::minutes kLongestRest{5};
+// A service that does not answer, or whose requests were repeated often enough.
+constexpr const char* kConnectionFailure = "08006";
 // How often what the verification found too much is deleted before that counts as a failure.
 constexpr int kMaxCorrections = 3;
 
@@ -468,11 +471,7 @@ class Run {
     worked_until_ = now;
     record_unit(extension_, job_, unit, use_cache_ ? &*cache_ : nullptr, worked);
     unit.phase = ReindexUnit::Phase::kDone;
-    outages_.reset();
-    if (!reason_.empty()) {
-      reason_.clear();
-      say("");
-    }
+    end_outage();
     report();
   }
 
@@ -489,13 +488,18 @@ class Run {
       stopping_ = true;
       return;
     }
+    begin_rest(failure.message, failure.unasked);
+  }
+
+  // `unasked`: the service has failed before, and somebody else may have said why.
+  void begin_rest(const std::string& reason, bool unasked) {
     if (!resume_at_) {
       resume_at_ = Clock::now() + outages_.next(pg_prng_uint32(&pg_global_prng_state));
-      pg::log_line(pg::LogLevel::kWarning, "reindexing rests for a while: " + failure.message,
+      pg::log_line(pg::LogLevel::kWarning, "reindexing rests for a while: " + reason,
                    core::JsonObject().number("job_id", job_.id).str(), job_.request_id);
     }
-    if (reason_.empty() || !failure.unasked) {
-      reason_ = failure.message;
+    if (reason_.empty() || !unasked) {
+      reason_ = reason;
     }
     say(reason_ + " (tried again by itself; attempt " + std::to_string(outages_.failures()) +
         " of " + std::to_string(kMaxOutages) + " failed)");
@@ -508,6 +512,14 @@ class Run {
                        "error = CASE WHEN status IN ('running', 'verifying') THEN nullif($2, '')"
                        " ELSE error END",
                        {error});
+  }
+
+  void end_outage() {
+    outages_.reset();
+    if (!reason_.empty()) {
+      reason_.clear();
+      say("");
+    }
   }
 
   void rest() {
@@ -576,10 +588,20 @@ class Run {
     // Each look in a transaction of its own: nothing is held while the store catches up.
     Patience patience;
     for (;;) {
-      step([&] {
-        const AsReindexRole role(job_);
-        verdict = verify_once(extension_, job_, *reader_, *embedder_, *store_, services_.loop);
-      });
+      try {
+        step([&] {
+          const AsReindexRole role(job_);
+          verdict = verify_once(extension_, job_, *reader_, *embedder_, *store_, services_.loop);
+        });
+      } catch (const core::Error& e) {
+        // What is stored may wait for its verification as long as a batch may wait to be stored.
+        if (std::string_view(e.sqlstate()) != kConnectionFailure ||
+            outages_.failures() >= kMaxOutages) {
+          throw;
+        }
+        step([&] { begin_rest(e.message(), false); });
+        return false;
+      }
       if (!verdict.may_come || patience.is_over()) {
         break;
       }
@@ -591,6 +613,7 @@ class Run {
     }
     bool again = false;
     step([&] {
+      end_outage();
       const bool changed = count_changes(extension_, job_.space) > 0;
       if (!verdict.ok()) {
         note_differences(verdict.check);

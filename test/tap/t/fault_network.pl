@@ -122,6 +122,15 @@ SQL
     $node->safe_psql('app', "ALTER SERVER $case->{server} OPTIONS (SET " . address($case, $nowhere) . ')')
       if $case->{cut} eq 'name';
 }
+# One whose verification alone meets a store that is away, for longer than a request is repeated.
+$node->safe_psql('app', "CREATE SERVER s_verify FOREIGN DATA WRAPPER bacmr_vector_store OPTIONS (type 'pinecone', host '"
+      . $pinecone->endpoint . "'); CREATE USER MAPPING FOR PUBLIC SERVER s_verify OPTIONS (api_key_file"
+      . " '$key{pinecone}')");
+make_chunks($node, 'app', 'verify', TEXTS);
+my $verify = queue_job($node, 'app', q{'verify', embedder => 'openai', vector_store => 's_verify',
+    target_namespace => 'verify-v2', batch_size => 10});
+$pinecone->rules({ match => { kind => 'list', query => 'namespace=verify-v2' },
+    action => 'status', status => 503, times => 3 });
 make_chunks($node, 'app', 'late', 1);
 $node->safe_psql('app', qq{CREATE SERVER away FOREIGN DATA WRAPPER bacmr_vector_store
     OPTIONS (type 'pinecone', host '$nowhere', allow_http 'true')});
@@ -138,6 +147,7 @@ $_->{call} = in_background($node, $_->{database}, $export) for @exports;
 cut_wire(@{$_}{qw(wire service cut seconds)}) for @cases;
 $node->safe_psql('app', q{SELECT bacmr_unpause('reindex')});
 $_->{call} = in_background($node, 'app', "CALL bacmr_reindex_run($_->{job})") for @cases;
+my $verifying = in_background($node, 'app', "CALL bacmr_reindex_run($verify)");
 
 # --- reindex jobs --------------------------------------------------------------------------------
 
@@ -193,8 +203,12 @@ for my $case (@cases) {
         WHERE job = 'reindex' AND detail->>'job_id' = '$case->{job}'}), 'succeeded',
         "$name: one run is recorded");
 }
+is((wait_for_end($verifying))[1] =~ s/^(?:.*NOTICE:|LOCATION:).*\n//gmr, '',
+    'a store that is away for the verification alone: the job waits for it');
+is(job_value($node, 'app', $verify, q{status || coalesce(error, '')}), 'completed', 'and is verified');
+cmp_ok($pinecone->counts->{faults}{status} // 0, '==', 3, 'though it was away');
 my $counts = $openai->counts;
-cmp_ok($counts->{distinct_texts}, '==', TEXTS * @cases, 'each text was embedded');
+cmp_ok($counts->{distinct_texts}, '==', TEXTS * (@cases + 1), 'each text was embedded');
 my $in_the_midst = grep { $_->{service} eq 'openai' && $cut{ $_->{cut} }{direction} } @cases;
 cmp_ok(paid_twice($openai), '<=', $in_the_midst * CONCURRENCY * BATCH,
     'and only those whose answer was on its way when it was cut off, twice');
