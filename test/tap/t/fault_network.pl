@@ -119,7 +119,8 @@ SQL
           . "vector_store => '$store', target_namespace => '$case->{name}-v2', "
           . 'batch_size => ' . BATCH . ', concurrency => ' . CONCURRENCY);
     # What has been queued before.
-    $node->safe_psql('app', "ALTER SERVER $case->{server} OPTIONS (SET " . address($case, $nowhere) . ')')
+    $node->safe_psql('app',
+        "ALTER SERVER $case->{server} OPTIONS (SET " . address($case, $nowhere) . ')')
       if $case->{cut} eq 'name';
 }
 # One whose verification alone meets a store that is away, for longer than a request is repeated.
