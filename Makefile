@@ -59,6 +59,7 @@ help:
 	@echo 'make demo         a tour on a throwaway cluster (KEEP=1 leaves it running)'
 	@echo 'make bench        measurements on a throwaway cluster'
 	@echo 'make fuzz         what reads bytes from outside, on inputs that libFuzzer makes (FUZZ_SECONDS=60)'
+	@echo 'make stress       every function at random from eight sessions (STRESS_SECONDS=600 STRESS_SEED=1)'
 	@echo 'make lint         format, warnings of two compilers, clang-tidy, shellcheck, house rules'
 	@echo 'make format       rewrite the sources with clang-format'
 	@echo 'make deb          a Debian package for each server version, into build/deb'
@@ -82,6 +83,8 @@ bench:
 
 fuzz:
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh
+stress:
+	@STRESS_SECONDS=$(or $(STRESS_SECONDS),600) STRESS_SEED=$(STRESS_SEED) TESTS=stress scripts/test.sh tap
 
 deb:
 	@scripts/deb.sh
@@ -96,4 +99,4 @@ format:
 	@scripts/lint.sh --format
 
 # `test`, `demo` and `bench` are folders too.
-.PHONY: help deps test test-unit test-monitoring test-sql test-isolation test-tap test-contract demo bench fuzz deb test-deb dist lint format
+.PHONY: help deps test test-unit test-monitoring test-sql test-isolation test-tap test-contract demo bench fuzz stress deb test-deb dist lint format

@@ -207,10 +207,32 @@ suite_regress() {
     pg_regress_suite regress regress/pg_regress "$STAGE/test" "${names[@]}"
 }
 
+# Without a worker: the sessions of each spec do the work, in the order that the spec says.
 suite_isolation() {
-    local names
+    local names status=0
     mapfile -t names < <(tests_in test/isolation/specs .spec)
-    pg_regress_suite isolation isolation/pg_isolation_regress "$STAGE/test/isolation" "${names[@]}"
+    if [ ${#names[@]} -gt 0 ]; then
+        if ! { sql_cluster && sql_cluster_workers_for nothing; }; then
+            count 0 1 0
+            return 1
+        fi
+    fi
+    pg_regress_suite isolation isolation/pg_isolation_regress "$STAGE/test/isolation" "${names[@]}" || status=1
+    if [ ${#names[@]} -gt 0 ]; then sql_cluster_workers_for '*' || status=1; fi
+    return "$status"
+}
+
+# sql_cluster_workers_for DATABASES: sets bacmr.databases, and waits until a new session has it, as
+# a new worker would.
+sql_cluster_workers_for() {
+    cluster_psql sql -c "ALTER SYSTEM SET bacmr.databases = '$1'" -c 'SELECT pg_reload_conf()' >/dev/null || return 1
+    local _
+    for _ in {1..600}; do
+        if [ "$(cluster_psql sql -Atc 'SHOW bacmr.databases')" = "$1" ]; then return 0; fi
+        sleep 0.1
+    done
+    echo "bacmr.databases is still not '$1'" >&2
+    return 1
 }
 
 # pg_regress_suite SUITE PROGRAM INPUTDIR NAME …

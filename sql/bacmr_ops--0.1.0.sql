@@ -429,6 +429,7 @@ CREATE TABLE bacmr_reindex_job (
   request_id        text NOT NULL,
   system_identifier text NOT NULL,
   database_oid      oid NOT NULL,
+  relation_oid      oid,  -- the chunks that it has read
   created_at        timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   started_at        timestamptz,
   finished_at       timestamptz

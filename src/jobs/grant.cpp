@@ -7,9 +7,14 @@
 #include "core/error.hpp"
 #include "pg/entry.hpp"
 #include "pg/extension.hpp"
+#include "pg/guard.hpp"
 #include "pg/lock.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
+
+extern "C" {
+#include "utils/acl.h"
+}
 
 namespace jobs {
 namespace {
@@ -136,6 +141,7 @@ Datum grant_function(pg::Args args) {
     throw core::Error("42939", "a profile cannot be granted to PUBLIC", {},
                       "Grant it to the roles that need it.");
   }
+  pg::call([&name] { get_role_oid(name.c_str(), false); });  // an error where there is none
   const std::string role = pg::quote_identifier(name);
   const pg::PinnedSettings settings;
   const pg::Extension extension = pg::require_extension();

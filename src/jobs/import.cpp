@@ -282,10 +282,16 @@ ImportCounts merge(const ArtifactSource& source, Oid relation,
       returned.append(returned.empty() ? "" : ", ").append("t." + column.quoted);
     }
     // One statement, one snapshot: the question sees the table as it was before.
-    const pg::Rows rows =
-        spi.query("WITH changed AS (" + insert + update_action(key, columns) + " RETURNING " +
-                  returned + ") SELECT count(*), count(*) FILTER (WHERE EXISTS (SELECT FROM " +
-                  table + " t WHERE " + key_match(key, "t", "c") + ")) FROM changed c");
+    std::string met = "EXISTS (SELECT FROM " + table + " t WHERE " + key_match(key, "t", "c") + ")";
+    if (pg::call([relation] { return get_rel_relkind(relation); }) == RELKIND_RELATION) {
+      // Whom ON CONFLICT meets it locks first, also what others have committed since the snapshot;
+      // a row that was inserted has no lock. (Rows of partitions have no xmax to return.)
+      returned = "t.xmax";
+      met = "c.xmax <> '0'";
+    }
+    const pg::Rows rows = spi.query(
+        "WITH changed AS (" + insert + update_action(key, columns) + " RETURNING " + returned +
+        ") SELECT count(*), count(*) FILTER (WHERE " + met + ") FROM changed c");
     counts.updated = static_cast<std::uint64_t>(rows.int8(0, 1));
     counts.inserted = static_cast<std::uint64_t>(rows.int8(0, 0)) - counts.updated;
   }

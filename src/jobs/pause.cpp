@@ -4,6 +4,7 @@
 
 #include "core/error.hpp"
 #include "pg/entry.hpp"
+#include "pg/lock.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "pg/transaction_end.hpp"
@@ -23,6 +24,9 @@ Datum pause_function(pg::Args args) {
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
   const std::string table = extension.object("bacmr_job_pause");
+  // The table has no key: of two who pause a job at once, the second replaces the first one's row.
+  constexpr std::uint32_t kPause = 1002;
+  pg::JobLock::for_job(kPause).acquire();
   spi.query("DELETE FROM " + table + " WHERE job = $1", {pg::Param::text(job)});
   spi.query("INSERT INTO " + table +
                 " (job, reason, paused_by) VALUES ($1, coalesce($2, 'paused by ' || $3), $3)",

@@ -23,6 +23,7 @@ namespace {
 constexpr const char* kRowTrigger = "bacmr_capture_change";
 constexpr const char* kTruncateTrigger = "bacmr_capture_truncate";
 constexpr const char* kLockTimeout = "5s";
+constexpr int kShortWaitMs = 500;
 
 std::string changes(const pg::Extension& extension) {
   return extension.object("bacmr_chunk_change");
@@ -111,13 +112,25 @@ bool start_capture(const pg::Extension& extension, const sources::Source& chunks
   return created;
 }
 
-bool lock_captured(const pg::Extension& extension) {
+void lock_captured(const pg::Extension& extension, const ReindexJob& job) {
+  {
+    const sources::Sources all = sources::Sources::load(extension);
+    const pg::AsExtensionOwner owner(extension.owner);
+    pg::Spi spi;
+    lock_chunks(spi, all.require("chunks", "reindex"), "SHARE ROW EXCLUSIVE");
+  }
+  // What it is like when the lock has been waited for.
   const sources::Sources all = sources::Sources::load(extension);
   const sources::Source& chunks = all.require("chunks", "reindex");
-  const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
-  lock_chunks(spi, chunks, "SHARE ROW EXCLUSIVE");
-  return is_captured(spi, chunks);
+  if (!is_captured(spi, chunks)) {
+    const std::string id = std::to_string(job.id);
+    throw core::Error(
+        core::sqlstate::kObjectNotInPrerequisiteState,
+        "changes of " + chunks.sql_name() + " have not been noted for reindex job " + id,
+        "Another table has been attached since, or its triggers were dropped.",
+        "CALL bacmr_reindex_run(" + id + ") reads it again; then swap.");
+  }
 }
 
 void forget_unwanted_changes(const pg::Extension& extension) {
@@ -136,7 +149,7 @@ void stop_capture_if_idle(const pg::Extension& extension) {
       const pg::AsExtensionOwner owner(extension.owner);
       pg::PinnedSettings settings;
       // Less than deadlock_timeout: whoever waits for us meanwhile must not be ended for it.
-      settings.set("lock_timeout", pg::yielding_lock_timeout(500).c_str());
+      settings.set("lock_timeout", pg::yielding_lock_timeout(kShortWaitMs).c_str());
       pg::Spi spi;
       const std::string idle =
           "NOT EXISTS (SELECT FROM " + extension.object("bacmr_reindex_job") + " WHERE capturing)";
@@ -162,6 +175,28 @@ void stop_capture_if_idle(const pg::Extension& extension) {
     pg::log_line(pg::LogLevel::kWarning,
                  "the triggers that capture changes of the chunks stay for now: " + e.summary());
   }
+}
+
+bool is_quiet(const pg::Extension& extension, const std::string& space) {
+  try {
+    pg::Subtransaction attempt;
+    {
+      const sources::Sources all = sources::Sources::load(extension);
+      const sources::Source& chunks = all.require("chunks", "reindex");
+      const pg::AsExtensionOwner owner(extension.owner);
+      pg::PinnedSettings settings;
+      settings.set("lock_timeout", pg::yielding_lock_timeout(kShortWaitMs).c_str());
+      pg::Spi spi;
+      spi.query("LOCK TABLE " + chunks.sql_name() + " IN SHARE ROW EXCLUSIVE MODE");
+    }
+    attempt.commit();
+  } catch (const pg::Error& e) {
+    if (e.code() != ERRCODE_LOCK_NOT_AVAILABLE) {
+      throw;
+    }
+    return false;
+  }
+  return count_changes(extension, space) == 0;
 }
 
 void retire_foreign_jobs(const pg::Extension& extension) {
@@ -249,6 +284,20 @@ bool take_unknown_changes(const pg::Extension& extension, const std::string& spa
                         " WHERE namespace = $1 AND chunk_id IS NULL RETURNING 1",
                     {pg::Param::text(space)})
               .empty();
+}
+
+void forget_progress(const pg::Extension& extension, const ReindexJob& job) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  spi.query("DELETE FROM " + extension.object("bacmr_reindex_batch") +
+                " WHERE job_id = $1 AND status = 'running'",
+            {pg::Param::int8(job.id)});
+  spi.query("DELETE FROM " + changes(extension) + " WHERE namespace = $1",
+            {pg::Param::text(job.space)});
+  // The job takes this for a TRUNCATE, at the walk's end, and begins it again.
+  update_reindex_job(extension, job.id, "walked = true, last_id = NULL");
+  spi.query("INSERT INTO " + changes(extension) + " (namespace) VALUES ($1)",
+            {pg::Param::text(job.space)});
 }
 
 }  // namespace jobs

@@ -4,6 +4,7 @@
 
 #include "pg/postgres.hpp"
 
+#include "jobs/reindex_job.hpp"
 #include "pg/extension.hpp"
 #include "sources/source.hpp"
 
@@ -18,8 +19,9 @@ namespace jobs {
 // at the most for those who write: what they have written is then committed, and so found by the
 // job's walk. The table stays locked, against nothing but DDL, to the end of the transaction.
 bool start_capture(const pg::Extension& extension, const sources::Source& chunks);
-// Locks the chunks against writing to the end of the transaction; whether the triggers are there.
-bool lock_captured(const pg::Extension& extension);
+// Locks the chunks against writing to the end of the transaction. An error (55000) where changes of
+// the table have not been noted.
+void lock_captured(const pg::Extension& extension, const ReindexJob& job);
 // Takes changes of namespaces that no job works on off the queue: the triggers note those of all,
 // since what is true of the jobs may be newer than the snapshot of who writes. A change that is
 // seen here was committed before any job that is not: that job's walk finds it.
@@ -27,6 +29,10 @@ void forget_unwanted_changes(const pg::Extension& extension);
 // Takes the triggers off where no job needs them any more, and forgets unwanted changes. Where the
 // table cannot be locked soon, they stay until the next time.
 void stop_capture_if_idle(const pg::Extension& extension);
+
+// Whether all changes of a namespace have been dealt with, also those of who is writing just now:
+// then nobody writes until the transaction ends. Waits for them half a second at the most.
+bool is_quiet(const pg::Extension& extension, const std::string& space);
 
 // In a copy of the database, the original's jobs are paused for good, and capture nothing: they
 // would write to the same namespaces of the same store.
@@ -46,5 +52,7 @@ void forget_changes(const pg::Extension& extension, const Changes& changes);
 void add_changes(const pg::Extension& extension, const std::string& space,
                  const std::vector<std::string>& ids);
 bool take_unknown_changes(const pg::Extension& extension, const std::string& space);
+// Begins the walk again: the batches and notes are of another table, or some are missing.
+void forget_progress(const pg::Extension& extension, const ReindexJob& job);
 
 }  // namespace jobs

@@ -23,7 +23,8 @@ constexpr const char* kColumns =
     "concurrency,"
     " max_cost::float8, status, role_name::text, total_chunks, processed_chunks, tokens_used,"
     " token_ratio, last_id, walked, capturing, expected, actual, verified_at IS NOT NULL,"
-    " swapped_at IS NOT NULL, cleaned_at IS NOT NULL, coalesce(error, ''), request_id, ";
+    " swapped_at IS NOT NULL, cleaned_at IS NOT NULL, coalesce(error, ''), request_id,"
+    " coalesce(relation_oid, 0::oid), ";
 
 std::optional<std::int64_t> maybe_int8(const pg::Rows& rows, int column) {
   return rows.is_null(0, column) ? std::nullopt : std::optional(rows.int8(0, column));
@@ -84,6 +85,7 @@ ReindexJob read_job(const pg::Extension& extension, std::int64_t id, const std::
   job.cleaned = flag();
   job.error = text();
   job.request_id = text();
+  job.relation = rows.oid(0, column++);
   job.elsewhere = flag();
   return job;
 }
@@ -98,9 +100,10 @@ bool may_act_as(const std::string& name) {
 std::string open_jobs(const pg::Extension& extension) {
   return " FROM " + extension.object("bacmr_reindex_job") +
          " j WHERE status IN ('queued', 'running', 'verifying') OR (capturing AND"
-         " (swapped_at IS NOT NULL OR EXISTS (SELECT FROM " +
+         " (swapped_at IS NOT NULL OR status = 'completed' AND (kind = 'repair' OR EXISTS"
+         " (SELECT FROM " +
          extension.object("bacmr_chunk_change") +
-         " c WHERE c.namespace IS NULL OR c.namespace = j.namespace) AND status = 'completed'))";
+         " c WHERE c.namespace IS NULL OR c.namespace = j.namespace))))";
 }
 
 }  // namespace

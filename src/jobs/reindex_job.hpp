@@ -49,7 +49,8 @@ struct ReindexJob {
   bool cleaned = false;  // one of its namespaces has been deleted: the old one, or the target
   std::string error;
   std::string request_id;
-  bool elsewhere = false;  // queued in another cluster or database: this is a copy
+  Oid relation = InvalidOid;  // the chunks that it has read
+  bool elsewhere = false;     // queued in another cluster or database: this is a copy
 
   bool is_open() const {
     return status == "queued" || status == "running" || status == "paused" || status == "verifying";

@@ -96,12 +96,18 @@ class Run {
     const AsReindexRole role(job_);
     const sources::Sources all = sources::Sources::load(extension_);
     const sources::Source& chunks = all.require("chunks", "reindex");
-    if (start_capture(extension_, chunks) && (job_.walked || job_.last_id) && !job_.repair) {
-      // What changed without them is not noted: every chunk is looked at again.
-      update_reindex_job(extension_, job_.id,
-                         "status = 'queued', walked = false, last_id = NULL, verified_at = NULL,"
-                         " processed_chunks = 0");
-      job_ = load_reindex_job(extension_, job_.id);
+    const bool first = start_capture(extension_, chunks);
+    if (OidIsValid(job_.relation) && (first || job_.relation != chunks.oid)) {
+      // It is another table than the job has read, or it lost its triggers: nobody has noted what
+      // changed, so all of it is read again.
+      forget_progress(extension_, job_);
+      job_.walked = true;
+      job_.last_id.reset();
+    }
+    if (job_.relation != chunks.oid) {
+      job_.relation = chunks.oid;
+      update_reindex_job(extension_, job_.id, "relation_oid = $2::oid",
+                         {std::to_string(chunks.oid)});
     }
     reader_.emplace(chunks);
     embedder_ = open_embedder(services_, job_.embedder, job_.model, job_.request_id);
@@ -111,8 +117,11 @@ class Run {
     use_cache_ = !embedder_->model().starts_with("local-");
     intake_.emplace(extension_, job_, *reader_, *store_, use_cache_ ? &*cache_ : nullptr);
     if (job_.status != "completed") {
+      // Who has paused or cancelled it since it was read has the last word.
       update_reindex_job(extension_, job_.id,
-                         "status = 'running', error = NULL,"
+                         "status = CASE WHEN status IN ('queued', 'verifying') THEN 'running'"
+                         " ELSE status END, error = CASE WHEN status IN ('queued', 'running',"
+                         " 'verifying') THEN NULL ELSE error END,"
                          " started_at = coalesce(started_at, clock_timestamp())");
     }
   }
@@ -207,7 +216,7 @@ class Run {
     return !complete();
   }
 
-  // Whether somebody paused or cancelled the job, once in a while.
+  // What may happen to the job while it waits for others, once in a while.
   void look() {
     if (Clock::now() < next_look_) {
       return;
@@ -215,31 +224,53 @@ class Run {
     next_look_ = Clock::now() + kLook;
     step([this] {
       count_lost_tokens();
-      const ReindexJob now = load_reindex_job(extension_, job_.id);
-      job_.max_cost = now.max_cost;
-      if (now.status != "running" && now.status != "verifying" && now.status != "completed") {
-        stopping_ = true;
-        if (!cut_off_at_) {
-          cut_off_at_ = Clock::now();
-          if (now.status == "paused") {
-            *cut_off_at_ += kGrace;
-          }
-        }
-      } else if (const auto reason = pause_reason(extension_, "reindex")) {
-        // Not paused itself: bacmr_unpause() lets it go on.
-        update_reindex_job(extension_, job_.id,
-                           "status = CASE WHEN status = 'completed' THEN status ELSE 'queued' END,"
-                           " error = $2",
-                           {*reason});
-        stopping_ = true;
-        cut_off_at_ = Clock::now() + kGrace;
-      }
+      heed();
       report();
       if (Clock::now() >= next_tidying_) {
         next_tidying_ = Clock::now() + kTidying;
         forget_unwanted_changes(extension_);
       }
     });
+  }
+
+  // Whether somebody has paused or cancelled the job: then no batch is begun any more. In a step.
+  void heed() {
+    const ReindexJob now = load_reindex_job(extension_, job_.id);
+    job_.max_cost = now.max_cost;
+    if ((now.status != "running" && now.status != "verifying" && now.status != "completed") ||
+        !now.capturing) {  // a newer job of the namespace has taken its place
+      stopping_ = true;
+      if (!cut_off_at_) {
+        cut_off_at_ = Clock::now();
+        if (now.status == "paused") {
+          *cut_off_at_ += kGrace;
+        }
+      }
+    } else if (const auto reason = pause_reason(extension_, "reindex")) {
+      // Not paused itself: bacmr_unpause() lets it go on.
+      update_reindex_job(extension_, job_.id,
+                         "status = CASE WHEN status IN ('running', 'verifying') THEN 'queued'"
+                         " ELSE status END,"
+                         " error = $2",
+                         {*reason});
+      stopping_ = true;
+      if (!cut_off_at_) {
+        cut_off_at_ = Clock::now() + kGrace;
+      }
+    }
+  }
+
+  // What was read, and noted, must be what is attached now.
+  void require_same_table() const {
+    const sources::Sources all = sources::Sources::load(extension_);
+    if (all.require("chunks", "reindex").oid != job_.relation) {
+      throw core::Error(
+          core::sqlstate::kObjectNotInPrerequisiteState,
+          "another table is attached as chunks than reindex job " + std::to_string(job_.id) +
+              " has read",
+          {},
+          "SELECT bacmr_reindex_resume(" + std::to_string(job_.id) + ") reads it from the start.");
+    }
   }
 
   // What hangs must not keep a job at work that somebody has stopped.
@@ -299,9 +330,15 @@ class Run {
       }
       Intake found = Intake::kNothing;
       step([&] {
+        heed();
+        if (stopping_) {
+          return;
+        }
         found = intake_->next(*unit, in_flight, units_.empty());
         if (found == Intake::kOverBudget) {
-          update_reindex_job(extension_, job_.id, "status = 'paused', error = $2",
+          update_reindex_job(extension_, job_.id,
+                             "status = CASE status WHEN 'running' THEN 'paused' ELSE status END,"
+                             " error = $2",
                              {"the next batch might exceed max_cost"});
         }
       });
@@ -548,10 +585,14 @@ class Run {
     }
   }
 
-  // After a swap, or a repair, the application itself keeps the active namespace up to date.
+  // After a swap, or a repair, the application itself keeps the active namespace up to date. Not
+  // while somebody is writing: what they note would be lost. Then whoever works on the job next
+  // tries again.
   void end_capture() {
-    update_reindex_job(extension_, job_.id, "capturing = false");
-    stop_capture_if_idle(extension_);
+    if (is_quiet(extension_, job_.space)) {
+      update_reindex_job(extension_, job_.id, "capturing = false");
+      stop_capture_if_idle(extension_);
+    }
   }
 
   // Nothing is left to do: verify, and say so. False where that showed more to do.
@@ -573,7 +614,7 @@ class Run {
       }
       if (!more) {
         step([this] {
-          if (job_.swapped) {
+          if (job_.swapped || job_.repair) {
             end_capture();
           }
         });
@@ -582,6 +623,7 @@ class Run {
     }
     VectorVerdict verdict;
     step([this] {
+      require_same_table();
       update_reindex_job(extension_, job_.id,
                          "status = CASE status WHEN 'running' THEN 'verifying' ELSE status END");
     });
@@ -625,9 +667,7 @@ class Run {
       } else {
         record_verdict(extension_, job_, verdict);
         if (verdict.ok() && job_.repair) {
-          // The application itself keeps the active namespace up to date.
-          update_reindex_job(extension_, job_.id, "capturing = false");
-          stop_capture_if_idle(extension_);
+          end_capture();
         }
       }
     });

@@ -144,14 +144,7 @@ Datum swap_function(pg::Args args) {
     if (!force) {
       require_no_downgrade(extension, job);
     }
-    if (!lock_captured(extension)) {
-      throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
-                        "the triggers that note changes of the chunks are gone, so nothing tells "
-                        "whether the target is up to date",
-                        {},
-                        "CALL bacmr_reindex_run(" + std::to_string(id) +
-                            ") makes them anew and looks at every chunk; then swap again.");
-    }
+    lock_captured(extension, job);
     if (const std::int64_t waiting = count_changes(extension, job.space); waiting > 0) {
       throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
                         std::to_string(waiting) + " changes of chunks in \"" + job.space +

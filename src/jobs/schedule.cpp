@@ -15,6 +15,7 @@
 #include "jobs/job_run.hpp"
 #include "pg/entry.hpp"
 #include "pg/library.hpp"
+#include "pg/lock.hpp"
 #include "pg/log.hpp"
 #include "pg/remote_sql.hpp"
 #include "pg/result.hpp"
@@ -152,6 +153,12 @@ bool worker_expires_here() {
          pg::settings::works_on(current_database());
 }
 
+// pg_cron finds a job, and then alters it: it must not be gone in between.
+void one_at_a_time() {
+  constexpr std::uint32_t kSchedule = 1003;
+  pg::JobLock::for_job(kSchedule).acquire();
+}
+
 Datum schedule_function(pg::Args args) {
   const std::optional<std::string> reconcile = args.text(0);
   const std::optional<std::string> export_schedule = args.text(1);
@@ -161,6 +168,7 @@ Datum schedule_function(pg::Args args) {
     const pg::PinnedSettings settings;
     const pg::Extension extension = pg::require_extension();
     require_cron();
+    one_at_a_time();
     core::JsonArray wanted;
     std::vector<const char*> unwanted;
     if (reconcile) {
@@ -209,6 +217,7 @@ Datum schedule_function(pg::Args args) {
 Datum unschedule_function(pg::Args) {
   const pg::PinnedSettings settings;
   require_cron();
+  one_at_a_time();
   return Int32GetDatum(static_cast<std::int32_t>(unschedule({"reconcile", "export", "expire"})));
 }
 

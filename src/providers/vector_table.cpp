@@ -11,7 +11,10 @@
 #include "sources/source.hpp"
 
 extern "C" {
+#include "catalog/namespace.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "storage/lockdefs.h"
 }
 
 namespace providers {
@@ -132,18 +135,30 @@ void describe_embedding(pg::Spi& spi, Oid table, VectorTable& result) {
   }
 }
 
+// The table of that name, locked until the transaction ends: it is what it is then, and stays
+// there. InvalidOid where there is none.
+Oid lock_table_in(const std::string& schema) {
+  return pg::call([&schema] {
+    RangeVar* name = makeRangeVar(pstrdup(schema.c_str()), pstrdup(kTable), -1);
+    return RangeVarGetRelid(name, AccessShareLock, true);
+  });
+}
+
 std::optional<VectorTable> find_in(const pg::Extension& extension, const Home& home) {
+  const Oid table = lock_table_in(home.schema);
+  if (!OidIsValid(table)) {
+    return std::nullopt;
+  }
   pg::Spi spi;
   const pg::Rows rows = spi.query(
       "SELECT c.oid, c.relkind::text, c.relowner FROM pg_catalog.pg_class c"
-      " JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
-      " WHERE n.nspname OPERATOR(pg_catalog.=) $1 AND c.relname OPERATOR(pg_catalog.=) $2",
-      {pg::Param::text(home.schema), pg::Param::text(kTable)});
+      " WHERE c.oid OPERATOR(pg_catalog.=) $1",
+      {pg::Param::oid(table)});
   if (rows.empty()) {
-    return std::nullopt;
+    return std::nullopt;  // a fixed snapshot does not see it yet
   }
   VectorTable result;
-  result.oid = rows.oid(0, 0);
+  result.oid = table;
   result.owner = rows.oid(0, 2);
   result.schema = home.schema;
   result.name = pg::quote_qualified(home.schema, kTable);

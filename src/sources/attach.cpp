@@ -359,8 +359,17 @@ Datum detach(pg::Args args) {
   require_control(*current, "detach");
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
-  spi.query("DELETE FROM " + extension.object("bacmr_source") + " WHERE source = $1",
-            {pg::Param::text(source)});
+  // No other than the one that was looked at: another session may be about to replace it.
+  const pg::Rows gone =
+      spi.query("DELETE FROM " + extension.object("bacmr_source") +
+                    " WHERE source = $1 AND schema_name = $2 AND relation_name = $3 RETURNING 1",
+                {pg::Param::text(source), pg::Param::text(current->schema),
+                 pg::Param::text(current->relation)});
+  if (gone.empty()) {
+    throw core::Error(core::sqlstate::kObjectNotInPrerequisiteState,
+                      "another session has just changed the source \"" + source + "\"", {},
+                      "SELECT * FROM bacmr_sources shows what is attached now.");
+  }
   return pg::void_result();
 }
 

@@ -6,10 +6,15 @@
 
 #include "core/error.hpp"
 #include "pg/entry.hpp"
+#include "pg/guard.hpp"
 #include "pg/log.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 #include "sources/attach.hpp"
+
+extern "C" {
+#include "catalog/namespace.h"
+}
 
 namespace sources {
 namespace {
@@ -73,6 +78,8 @@ bool exists(pg::Spi& spi, const std::string& schema, const char* name) {
 
 Datum create_tables(pg::Args args) {
   const std::string schema = args.name(0, "schema");
+  pg::call(
+      [&schema] { get_namespace_oid(schema.c_str(), false); });  // an error where there is none
   const pg::PinnedSettings settings;
   {
     pg::Spi spi;

@@ -3,11 +3,12 @@
 # what it finds. Afterwards the server must be whole, and so must the money, the exports and the
 # books.
 #
-#   make stress                        ten minutes
-#   make stress SECONDS=60 SEED=7      what each session says is a function of SEED and its number
+#   TESTS=stress scripts/test.sh tap                                    a minute, with seed 1
+#   STRESS_SECONDS=600 STRESS_SEED=7 TESTS=stress scripts/test.sh tap   ten minutes (make stress)
 #
-# The suite runs it for STRESS_SECONDS (30) with the seed 1. Each session's statements, with what
-# became of them, are in the log folder: stress_session_<n>.log.
+# What each session says is a function of the seed and its number alone, and so can be said again;
+# how the sessions meet is up to the machine. A run that fails prints the command. Each session's
+# statements, with what became of them, are in the log folder: stress_session_<n>.log.
 use strict;
 use warnings;
 use BacmrTest;
@@ -19,10 +20,19 @@ use StressStatements qw(CATALOGUE SETUP new_sequence next_unit FUNCTION_SESSIONS
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $seconds = $ENV{STRESS_SECONDS} || 30;
+my $seconds = $ENV{STRESS_SECONDS} || 60;
 my $seed = $ENV{STRESS_SEED} || 1;
 my $again = "STRESS_SEED=$seed STRESS_SECONDS=$seconds TESTS=stress scripts/test.sh tap";
 note "again: $again";
+
+# 0A000 to 22…: arguments at random. 23505: imports of what is there. 25…, 2D000: transactions of all
+# kinds. 40001, 40P01, 55P03: who comes second. 42…: rights, and tables that come and go. 57…: cancels,
+# timeouts and terminations. 58P0…: exports that
+# retention has removed, or that are there. HV…: options of servers.
+use constant EXPECTED_SQLSTATES => qw(
+  00000 0A000 22000 2202E 22001 22003 22004 22008 2200G 22021 22023 22026 22P02 22P04 22P05 23502 23505 25001 25006 25P01 25P02
+  2D000 3F000 40001 40P01 42501 42602 42622 42701 42703 42704 42710 42723 42804 42809 42830 42883 42P01 42P07
+  42P13 42P16 42P17 53400 54000 54001 55000 55006 55P03 57014 57P01 57P03 58P01 58P02 P0001 HV002 HV00C HV00D HV024);
 
 # Longer than any statement may take: statement_timeout ends it long before.
 use constant { STATEMENT_TIMEOUT_S => 20, STUCK_S => 120 };
@@ -144,12 +154,21 @@ sub told {
 my @internal = grep { $_->{sqlstate} =~ /^XX/ } @errors;
 my @native = grep {
     $_->{statement} !~ /bacmr_/ && $_->{application} =~ /^stress/
-      && $_->{text} =~ /^tuple concurrently (?:updated|deleted)|^could not open relation with OID|^cache lookup failed/
+      && $_->{text} =~ /^tuple concurrently (?:updated|deleted)|^could not open relation with OID|^cache lookup failed|^cannot reindex invalid index/
 } @internal;
 my %native = map { $_ => 1 } @native;
 my @ours = grep { !$native{$_} } @internal;
 is(told(@ours), '', 'no internal error');
 note scalar(@native), ' internal errors of DDL against DDL' if @native;
+
+# What this test does, and what any caller must reckon with. Anything else is a surprise.
+my %expected = map { $_ => 1 } EXPECTED_SQLSTATES;
+is(told(grep { $_->{kind} =~ /ERROR|FATAL/ && $_->{sqlstate} !~ /^XX/ && !$expected{ $_->{sqlstate} } } @errors),
+    '', 'no error of an unexpected kind');
+is(told(grep { $_->{kind} eq 'FATAL' && $_->{sqlstate} ne '57P01' } @errors), '',
+    'no process has ended but those that were told to');
+
+is(told(grep { $_->{sqlstate} eq '23505' && $_->{text} =~ /"bacmr_/ } @errors), '', 'no row of ours met another');
 
 my @deadlocks = grep { $_->{sqlstate} eq '40P01' } @errors;
 # The detail quotes the statement of each process.
@@ -179,6 +198,11 @@ is(join(' ', grep { !$called{$_} } sort keys %names), '', 'every function was ca
 my @never = grep { !$succeeded{$_} && $_ ne 'bacmr_capture_change' && (@preload || !/schedule/) } sort keys %names;
 if ($seconds >= 300) { is("@never", '', 'every function was called with success too'); }
 else { note "without success yet: @never" if @never; }
+my %codes;
+for my $by_code (values %failed_with) { $codes{$_} += $by_code->{$_} for keys %$by_code; }
+note sprintf '%d calls, %d good; %s', eval { my $n = 0; $n += $_ for values %called; $n },
+  eval { my $n = 0; $n += $_ for values %succeeded; $n },
+  join ' ', map { "$_:$codes{$_}" } sort { $codes{$b} <=> $codes{$a} } keys %codes;
 for my $name (sort keys %called) {
     my $codes = $failed_with{$name} // {};
     note sprintf '%-36s %6d calls, %6d good; %s', $name, $called{$name}, $succeeded{$name} // 0,
@@ -198,6 +222,9 @@ DO $$ BEGIN
     ALTER TABLE chunks_away RENAME TO chunks;
   END IF;
 END $$;
+ALTER TABLE wallet ALTER token_balance TYPE bigint;
+ALTER TABLE wallet_ledger ALTER delta TYPE bigint;
+ALTER TABLE reservations ALTER amount TYPE bigint;
 ALTER TABLE chunks OWNER TO app;
 ALTER TABLE chunks ENABLE TRIGGER USER;
 ALTER TABLE wallet DISABLE ROW LEVEL SECURITY;
@@ -230,19 +257,37 @@ await_sql($node, 'stress', q{SELECT discrepancies = 0 FROM bacmr_reconcile()}, '
 
 await_sql($node, 'stress', q{SELECT count(*) = 0 FROM bacmr_job_run WHERE status = 'running'},
     'no run is left running', 120);
+is($node->safe_psql('stress', <<'SQL'), '', 'the history of runs is consistent');
+SELECT 'run ' || run_id || ' ' || status || ' ' || coalesce(error, '') FROM bacmr_job_run
+  WHERE started_at IS NULL OR (finished_at < started_at) OR (status <> 'running') <> (finished_at IS NOT NULL)
+     OR status NOT IN ('running', 'succeeded', 'discrepancies', 'failed', 'skipped')
+     OR (status = 'failed' AND error IS NULL) OR (status IN ('running', 'succeeded') AND error IS NOT NULL)
+UNION ALL
+SELECT 'finding of run ' || run_id FROM bacmr_discrepancy d
+  WHERE NOT EXISTS (SELECT FROM bacmr_job_run r WHERE r.run_id = d.run_id AND r.job = 'reconcile')
+UNION ALL
+SELECT 'job ' || job_id || ' ' || status FROM bacmr_reindex_job
+  WHERE (status = 'failed' AND error IS NULL) OR finished_at < started_at
+     OR (swapped_at IS NOT NULL AND verified_at IS NULL AND status = 'completed')
+UNION ALL
+SELECT 'batch of job ' || job_id FROM bacmr_reindex_batch b
+  WHERE NOT EXISTS (SELECT FROM bacmr_reindex_job j WHERE j.job_id = b.job_id)
+SQL
+await_sql($node, 'stress', q{SELECT count(*) = 0 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE nspname ~ '^pg_(toast_)?temp_'}, 'no temporary table is left', 120);
+# Those of a worker at a tick come and go.
+await_sql($node, 'stress', q{SELECT count(*) = 0 FROM pg_locks WHERE pid <> pg_backend_pid() AND locktype <> 'virtualxid'},
+    'no lock is left', 120);
+is($node->safe_psql('stress', 'SELECT count(*) FROM pg_prepared_xacts'), 0, 'nor a prepared transaction');
 
 # The catalogue of exports is the folder itself.
 my $folder = $node->safe_psql('stress', q{SELECT current_setting('data_directory') || '/' ||
     current_setting('bacmr.artifact_directory') || '/stress'});
 my @manifests = glob "$folder/*.manifest.json";
 cmp_ok(scalar(@manifests), '>', 0, 'there are exports');
-my @damaged;
-for my $manifest (@manifests) {
-    my $name = $manifest =~ s{.*/}{}r =~ s/\.manifest\.json$//r;
-    my $verdict = $node->safe_psql('stress', "SELECT ok, problem FROM bacmr_verify_export(\$n\$$name\$n\$)");
-    push @damaged, "$name: $verdict" unless $verdict =~ /^t/;
-}
-is("@damaged", '', 'every export that looks complete is whole');
+my $names = join ', ', map { '$n$' . s{.*/}{}r =~ s/\.manifest\.json$//r . '$n$' } @manifests;
+is($node->safe_psql('stress', "SELECT name, problem FROM unnest(ARRAY[$names]) name,
+      LATERAL bacmr_verify_export(name) WHERE ok IS NOT TRUE"), '', 'every export that looks complete is whole');
 $node->safe_psql('stress', 'SELECT * FROM bacmr_export_chunks()');
 my @left = grep { !-e "$_.manifest.json" } grep { !/\.manifest\.json$/ } glob("$folder/*"), glob("$folder/.*.tmp");
 is("@left", '', 'the next export has removed what killed ones left');
