@@ -13,6 +13,9 @@
 #include "pg/spi.hpp"
 
 extern "C" {
+#include "catalog/namespace.h"
+#include "nodes/makefuncs.h"
+#include "storage/lockdefs.h"
 #include "utils/acl.h"
 }
 
@@ -158,6 +161,13 @@ Datum grant_function(pg::Args args) {
   };
   for (const char* object : profile.foreign) {
     spi.query(std::string("GRANT USAGE ON FOREIGN ") + object + " TO " + role);
+  }
+  // Nor must VACUUM FULL or DDL be at work on the table.
+  for (const char* object : profile.readable) {
+    pg::call([&] {
+      RangeVarGetRelid(makeRangeVar(pstrdup(extension.schema.c_str()), pstrdup(object), -1),
+                       AccessShareLock, true);
+    });
   }
   grant("SELECT ON TABLE", profile.readable);
   grant("SELECT ON SEQUENCE", profile.sequences);

@@ -226,6 +226,7 @@ ALTER TABLE wallet ALTER token_balance TYPE bigint;
 ALTER TABLE wallet_ledger ALTER delta TYPE bigint;
 ALTER TABLE reservations ALTER amount TYPE bigint;
 ALTER TABLE chunks OWNER TO app;
+ALTER TABLE IF EXISTS bacmr_vector OWNER TO app;
 ALTER TABLE chunks ENABLE TRIGGER USER;
 ALTER TABLE wallet DISABLE ROW LEVEL SECURITY;
 ALTER TABLE wallet_ledger DISABLE ROW LEVEL SECURITY;
