@@ -414,6 +414,7 @@ CREATE TABLE bacmr_reindex_job (
   role_name         name NOT NULL,  -- with whose rights it works
   total_chunks      bigint NOT NULL DEFAULT 0,
   processed_chunks  bigint NOT NULL DEFAULT 0,
+  upserted_vectors  bigint NOT NULL DEFAULT 0,
   tokens_used       bigint NOT NULL DEFAULT 0,
   token_ratio       float8 NOT NULL DEFAULT 1,  -- of what the service counts to what was estimated
   last_id           text,  -- where the walk through the namespace has come to

@@ -72,10 +72,14 @@ ChunkReader::ChunkReader(const sources::Source& chunks)
   columns_ = id_ + "::text, " + chunks.col("content") + "::text";
   const bool has_metadata = chunks.has("metadata") && (chunks.type("metadata") == JSONOID ||
                                                        chunks.type("metadata") == JSONBOID);
-  columns_ += has_metadata ? ", CASE jsonb_typeof(" + chunks.col("metadata") +
-                                 "::jsonb) WHEN 'object' THEN " + chunks.col("metadata") +
-                                 "::text ELSE '{}' END"
-                           : ", '{}'";
+  if (!has_metadata) {
+    columns_ += ", '{}'";
+    return;
+  }
+  // json is not cast to jsonb, which holds less: whether the store can take it, the store says.
+  const std::string metadata = chunks.col("metadata");
+  columns_ += std::string(", CASE ") + (chunks.type("metadata") == JSONOID ? "json" : "jsonb") +
+              "_typeof(" + metadata + ") WHEN 'object' THEN " + metadata + "::text ELSE '{}' END";
 }
 
 std::vector<Chunk> ChunkReader::next(const std::string& space,
@@ -127,6 +131,15 @@ std::vector<Chunk> ChunkReader::sample(const std::string& space, int size) const
   return chunks_of(spi.query("SELECT " + columns_ + " FROM " + table_ + " WHERE " + space_ +
                                  " = $1 ORDER BY hashtext(" + id_ + "::text) LIMIT $2",
                              {pg::Param::text(space), pg::Param::int8(std::int64_t{size})}));
+}
+
+std::vector<Chunk> ChunkReader::random_sample(const std::string& space, int size) const {
+  pg::Spi spi;
+  const std::string of_space = " FROM " + table_ + " WHERE " + space_ + " = $1";
+  return chunks_of(spi.query(
+      "SELECT " + columns_ + of_space + " AND " + id_ + " = ANY (ARRAY(SELECT " + id_ + of_space +
+          " ORDER BY random() LIMIT $2))",
+      {pg::Param::text(space), pg::Param::int8(std::int64_t{size})}, pg::Spi::Access::kReadOnly));
 }
 
 std::vector<std::string> ChunkReader::namespaces() const {

@@ -31,7 +31,9 @@ class ChunkReader {
   // Those of them that are there.
   std::vector<Chunk> by_ids(const std::string& space, const std::vector<std::string>& ids) const;
   std::int64_t count(const std::string& space) const;
-  // Some, spread over the namespace.
+  // Others each time; by the active snapshot.
+  std::vector<Chunk> random_sample(const std::string& space, int size) const;
+  // Some, spread over the namespace; the same ones each time.
   std::vector<Chunk> sample(const std::string& space, int size) const;
   std::vector<std::string> namespaces() const;
   bool has_namespace(const std::string& space) const;

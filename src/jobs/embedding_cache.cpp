@@ -2,6 +2,8 @@
 
 #include "jobs/embedding_cache.hpp"
 
+#include <algorithm>
+#include <numeric>
 #include <unordered_map>
 
 #include "core/sha256.hpp"
@@ -47,9 +49,13 @@ void EmbeddingCache::add(const std::vector<std::string>& keys,
   if (keys.empty()) {
     return;
   }
+  // In one order for all: of two who add the same texts, one waits for the other, not each.
+  std::vector<std::size_t> order(keys.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::sort(order, {}, [&](std::size_t i) -> const std::string& { return keys[i]; });
   const pg::AsExtensionOwner owner(extension_.owner);
   pg::Spi spi;
-  for (std::size_t i = 0; i < keys.size(); ++i) {
+  for (const std::size_t i : order) {
     spi.query(
         "INSERT INTO " + extension_.object("bacmr_embedding_cache") +
             " (text_hash, model, dimensions, embedding)"

@@ -220,7 +220,8 @@ void retire_foreign_jobs(const pg::Extension& extension) {
   }
 }
 
-Changes next_changes(const pg::Extension& extension, const std::string& space, int limit) {
+Changes next_changes(const pg::Extension& extension, const std::string& space, int limit,
+                     pg::Spi::Access access) {
   const pg::AsExtensionOwner owner(extension.owner);
   // A queue has no statistics: the planner would rather sort all of it than take its head from the
   // index.
@@ -231,7 +232,7 @@ Changes next_changes(const pg::Extension& extension, const std::string& space, i
   const pg::Rows rows =
       spi.query("SELECT chunk_id, change_id FROM " + changes(extension) +
                     " WHERE namespace = $1 AND chunk_id IS NOT NULL ORDER BY change_id LIMIT $2",
-                {pg::Param::text(space), pg::Param::int8(std::int64_t{limit})});
+                {pg::Param::text(space), pg::Param::int8(std::int64_t{limit})}, access);
   Changes result;
   std::unordered_set<std::string> seen;
   for (std::uint64_t i = 0; i < rows.size(); ++i) {

@@ -6,6 +6,7 @@
 
 #include "jobs/reindex_job.hpp"
 #include "pg/extension.hpp"
+#include "pg/spi.hpp"
 #include "sources/source.hpp"
 
 #include <cstdint>
@@ -43,7 +44,8 @@ struct Changes {
   std::vector<std::int64_t> noted;  // the notes that say so
 };
 // The oldest notes of a namespace, `limit` at the most.
-Changes next_changes(const pg::Extension& extension, const std::string& space, int limit);
+Changes next_changes(const pg::Extension& extension, const std::string& space, int limit,
+                     pg::Spi::Access access = pg::Spi::Access::kReadWrite);
 std::int64_t count_changes(const pg::Extension& extension, const std::string& space);
 // Takes what has been dealt with off the queue. What was noted meanwhile stays.
 void forget_changes(const pg::Extension& extension, const Changes& changes);

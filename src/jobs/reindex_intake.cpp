@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/token_estimate.hpp"
+#include "jobs/reindex_record.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
 
@@ -27,7 +28,12 @@ Intake over_budget(bool idle) { return idle ? Intake::kOverBudget : Intake::kNot
 ReindexIntake::ReindexIntake(const pg::Extension& extension, ReindexJob& job,
                              const ChunkReader& reader, const providers::VectorStore& store,
                              const EmbeddingCache* cache)
-    : extension_(extension), job_(job), reader_(reader), store_(store), cache_(cache) {
+    : extension_(extension),
+      job_(job),
+      reader_(reader),
+      store_(store),
+      cache_(cache),
+      changes_at_once_(job.batch_size * job.concurrency) {
   const pg::AsExtensionOwner owner(extension_.owner);
   pg::Spi spi;
   const std::string table = extension_.object("bacmr_reindex_batch");
@@ -35,7 +41,7 @@ ReindexIntake::ReindexIntake(const pg::Extension& extension, ReindexJob& job,
                                       " WHERE job_id = $1 AND status = 'running' ORDER BY batch",
                                   {pg::Param::int8(job_.id)});
   for (std::uint64_t i = 0; i < rows.size(); ++i) {
-    again_.push_back({rows.int8(i, 0), rows.text(i, 1), rows.text(i, 2)});
+    again_.push_back({rows.int8(i, 0), rows.text(i, 1), rows.text(i, 2), {}});
   }
   last_batch_ = spi.query("SELECT coalesce(max(batch), 0) FROM " + table + " WHERE job_id = $1",
                           {pg::Param::int8(job_.id)})
@@ -57,7 +63,7 @@ Intake ReindexIntake::next(ReindexUnit& unit, std::int64_t in_flight, bool idle)
   unit.batch = range.batch;
   unit.first_id = range.first;
   unit.last_id = range.last;
-  again_.pop_front();
+  unit.trouble = range.trouble;
   return Intake::kUnit;
 }
 
@@ -96,6 +102,9 @@ Intake ReindexIntake::changed_chunks(ReindexUnit& unit, std::int64_t in_flight, 
   if (!idle) {
     return Intake::kNothing;
   }
+  if (!holds_changes(extension_, job_)) {
+    return Intake::kSuperseded;
+  }
   if (take_unknown_changes(extension_, job_.space)) {
     // The table was truncated, or a column renamed: walk again. What has been paid for is in the
     // cache; what is too much in the target, the verification finds.
@@ -106,7 +115,7 @@ Intake ReindexIntake::changed_chunks(ReindexUnit& unit, std::int64_t in_flight, 
     }
     update_reindex_job(extension_, job_.id,
                        "walked = false, last_id = NULL, total_chunks = $2::bigint,"
-                       " processed_chunks = 0, working_seconds = 0,"
+                       " processed_chunks = 0, upserted_vectors = 0, working_seconds = 0,"
                        " verified_at = CASE WHEN swapped_at IS NOT NULL THEN verified_at END,"
                        " status = CASE WHEN status = 'completed' AND swapped_at IS NULL"
                        "  THEN 'running' ELSE status END",
@@ -116,12 +125,14 @@ Intake ReindexIntake::changed_chunks(ReindexUnit& unit, std::int64_t in_flight, 
       job_.verified = false;
     }
     job_.processed = 0;
+    job_.upserted = 0;
     job_.walked = false;
     job_.last_id.reset();
     walks_again_ = true;
     return next_batch(unit, in_flight, idle);
   }
-  unit.changes = next_changes(extension_, job_.space, job_.batch_size * job_.concurrency);
+  unit.changes = next_changes(extension_, job_.space, changes_at_once_);
+  unit.trouble = changes_trouble_;
   const std::vector<std::string>& ids = unit.changes.ids;
   if (ids.empty()) {
     return Intake::kNothing;
@@ -166,10 +177,65 @@ bool ReindexIntake::appraise(ReindexUnit& unit, std::int64_t in_flight) const {
              *job_.max_cost;
 }
 
+bool ReindexIntake::first(ReindexUnit& unit) {
+  {
+    const AsReindexRole role(job_);
+    unit.chunks = reader_.next(job_.space, std::nullopt, 1);
+  }
+  return appraise(unit, 0) && !unit.to_embed.empty();
+}
+
+void ReindexIntake::has_begun(const ReindexUnit& unit) {
+  if (unit.batch && !again_.empty() && again_.front().batch == *unit.batch) {
+    again_.pop_front();
+  }
+}
+
+void ReindexIntake::has_passed(const ReindexUnit& unit) {
+  if (!unit.batch) {
+    changes_at_once_ = std::min(2 * changes_at_once_, job_.batch_size * job_.concurrency);
+    if (unit.chunks.size() == unit.failed.size()) {
+      changes_trouble_ = {};  // it has been found
+    }
+  }
+}
+
 void ReindexIntake::put_back(const ReindexUnit& unit) {
   if (unit.batch) {
-    again_.push_back({*unit.batch, unit.first_id, unit.last_id});
+    again_.push_back({*unit.batch, unit.first_id, unit.last_id, unit.trouble});
+  } else {
+    changes_trouble_ = unit.trouble;
   }
+}
+
+void ReindexIntake::part(const ReindexUnit& unit) {
+  if (!unit.batch) {
+    changes_at_once_ = std::max(1, static_cast<int>(unit.changes.noted.size()) / 2);
+    return;
+  }
+  if (unit.chunks.size() < 2) {
+    return;
+  }
+  // What lies between the halves was inserted meanwhile, and is noted as a change.
+  const std::size_t middle = unit.chunks.size() / 2;
+  const Range lower{*unit.batch, unit.first_id, unit.chunks[middle - 1].id, unit.trouble};
+  const Range upper{++last_batch_, unit.chunks[middle].id, unit.last_id, unit.trouble};
+  const pg::AsExtensionOwner owner(extension_.owner);
+  pg::Spi spi;
+  const std::string table = extension_.object("bacmr_reindex_batch");
+  spi.query(
+      "UPDATE " + table + " SET last_id = $3, chunks = $4::int WHERE job_id = $1 AND batch = $2",
+      {pg::Param::int8(job_.id), pg::Param::int8(lower.batch), pg::Param::text(lower.last),
+       pg::Param::int8(static_cast<std::int64_t>(middle))});
+  spi.query("INSERT INTO " + table +
+                " (job_id, batch, first_id, last_id, chunks, status)"
+                " VALUES ($1, $2, $3, $4, $5::int, 'running')",
+            {pg::Param::int8(job_.id), pg::Param::int8(upper.batch), pg::Param::text(upper.first),
+             pg::Param::text(upper.last),
+             pg::Param::int8(static_cast<std::int64_t>(unit.chunks.size() - middle))});
+  std::erase_if(again_, [&](const Range& range) { return range.batch == lower.batch; });
+  again_.push_back(lower);
+  again_.push_back(upper);
 }
 
 }  // namespace jobs

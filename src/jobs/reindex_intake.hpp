@@ -19,9 +19,10 @@
 namespace jobs {
 
 enum class Intake {
-  kUnit,       // there is one
-  kNothing,    // not now: what changed has to wait for what is on its way, or all is done
-  kOverBudget  // the next batch might cost more than the job may
+  kUnit,        // there is one
+  kNothing,     // not now: what changed has to wait for what is on its way, or all is done
+  kOverBudget,  // the next batch might cost more than the job may
+  kSuperseded   // what changes is noted for another job by now, or for none
 };
 
 class ReindexIntake {
@@ -32,18 +33,23 @@ class ReindexIntake {
 
   // `in_flight`: estimated tokens of what is on its way; `idle`: nothing is.
   Intake next(ReindexUnit& unit, std::int64_t in_flight, bool idle);
-  // A batch that came to nothing: it is done again.
+  // What next() has given, once that is committed; otherwise it is given again.
+  void has_begun(const ReindexUnit& unit);
+  void has_passed(const ReindexUnit& unit);
+  // What came to nothing is done again; and in two parts if it seems to be at fault itself.
   void put_back(const ReindexUnit& unit);
+  void part(const ReindexUnit& unit);
+  // The first chunk alone; false where there is nothing to pay for, or no budget for it.
+  bool first(ReindexUnit& unit);
   // The table was truncated, or a column renamed, so that what has to go is not known by its ids.
   bool walks_again() const { return walks_again_; }
-  // The walk is over, and no batch is to be done again.
-  bool walked() const { return job_.walked && again_.empty(); }
 
  private:
   struct Range {
     std::int64_t batch;
     std::string first;
     std::string last;
+    ReindexUnit::Trouble trouble;
   };
 
   Intake next_batch(ReindexUnit& unit, std::int64_t in_flight, bool idle);
@@ -58,6 +64,9 @@ class ReindexIntake {
   std::deque<Range> again_;
   std::int64_t last_batch_ = 0;
   bool walks_again_ = false;
+  // How many changes are taken at a time: fewer while one of them is looked for that is at fault.
+  int changes_at_once_;
+  ReindexUnit::Trouble changes_trouble_;
 };
 
 }  // namespace jobs

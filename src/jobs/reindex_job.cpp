@@ -21,7 +21,8 @@ constexpr const char* kColumns =
     "job_id, kind = 'repair', namespace, old_namespace, target_namespace, embedder::text,"
     " vector_store::text, old_vector_store::text, model, dimensions, price::float8, batch_size, "
     "concurrency,"
-    " max_cost::float8, status, role_name::text, total_chunks, processed_chunks, tokens_used,"
+    " max_cost::float8, status, role_name::text, total_chunks, processed_chunks, upserted_vectors,"
+    " tokens_used,"
     " token_ratio, last_id, walked, capturing, expected, actual, verified_at IS NOT NULL,"
     " swapped_at IS NOT NULL, cleaned_at IS NOT NULL, coalesce(error, ''), request_id,"
     " coalesce(relation_oid, 0::oid), ";
@@ -73,6 +74,7 @@ ReindexJob read_job(const pg::Extension& extension, std::int64_t id, const std::
   job.role = text();
   job.total = number();
   job.processed = number();
+  job.upserted = number();
   job.tokens = number();
   job.token_ratio = real();
   job.last_id = rows.maybe_text(0, column++);
@@ -125,7 +127,8 @@ ReindexJob lock_reindex_job(const pg::Extension& extension, std::int64_t id) {
   return read_job(extension, id, " FOR UPDATE");
 }
 
-std::optional<std::int64_t> next_reindex_job(const pg::Extension& extension) {
+std::optional<std::int64_t> next_reindex_job(const pg::Extension& extension,
+                                             const std::set<std::int64_t>& done) {
   std::vector<std::pair<std::int64_t, std::string>> jobs;
   {
     const pg::AsExtensionOwner owner(extension.owner);
@@ -138,7 +141,7 @@ std::optional<std::int64_t> next_reindex_job(const pg::Extension& extension) {
   }
   for (const auto& [id, name] : jobs) {
     // Not those of others, unless the current user may act as they do.
-    if (!may_act_as(name)) {
+    if (done.contains(id) || !may_act_as(name)) {
       continue;
     }
     const pg::JobLock lock = pg::JobLock::for_reindex(id);
@@ -158,20 +161,26 @@ bool has_reindex_work(const pg::Extension& extension) {
 
 void update_reindex_job(const pg::Extension& extension, std::int64_t id, const std::string& set,
                         std::initializer_list<std::string> values) {
+  update_reindex_job_if(extension, id, "true", set, values);
+}
+
+bool update_reindex_job_if(const pg::Extension& extension, std::int64_t id,
+                           const std::string& condition, const std::string& set,
+                           std::initializer_list<std::string> values) {
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
-  const std::string sql =
-      "UPDATE " + extension.object("bacmr_reindex_job") + " SET " + set + " WHERE job_id = $1";
+  const std::string sql = "UPDATE " + extension.object("bacmr_reindex_job") + " SET " + set +
+                          " WHERE job_id = $1 AND " + condition;
   const auto* value = values.begin();
   switch (values.size()) {
     case 0:
-      spi.query(sql, {pg::Param::int8(id)});
-      break;
+      return !spi.query(sql, {pg::Param::int8(id)}).empty();
     case 1:
-      spi.query(sql, {pg::Param::int8(id), pg::Param::text(value[0])});
-      break;
+      return !spi.query(sql, {pg::Param::int8(id), pg::Param::text(value[0])}).empty();
     default:
-      spi.query(sql, {pg::Param::int8(id), pg::Param::text(value[0]), pg::Param::text(value[1])});
+      return !spi.query(sql,
+                        {pg::Param::int8(id), pg::Param::text(value[0]), pg::Param::text(value[1])})
+                  .empty();
   }
 }
 

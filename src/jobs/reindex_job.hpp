@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,7 @@ struct ReindexJob {
   std::string role;
   std::int64_t total = 0;
   std::int64_t processed = 0;
+  std::int64_t upserted = 0;
   std::int64_t tokens = 0;
   double token_ratio = 1;
   std::optional<std::string> last_id;
@@ -65,13 +67,23 @@ ReindexJob load_reindex_job(const pg::Extension& extension, std::int64_t id);
 // The same, with its row locked until the transaction ends.
 ReindexJob lock_reindex_job(const pg::Extension& extension, std::int64_t id);
 // The next job that has something to do: queued, running without a process, or with changes to deal
-// with after the swap; oldest first.
-std::optional<std::int64_t> next_reindex_job(const pg::Extension& extension);
+// with after the swap; oldest first, without those in `done`.
+std::optional<std::int64_t> next_reindex_job(const pg::Extension& extension,
+                                             const std::set<std::int64_t>& done);
 bool has_reindex_work(const pg::Extension& extension);
 
 // Sets columns of a job: "status = 'paused', error = $2". $1 is the job.
 void update_reindex_job(const pg::Extension& extension, std::int64_t id, const std::string& set,
                         std::initializer_list<std::string> values = {});
+
+// The same where `condition` is true of the row as it is by now; whether it was. For what depends
+// on nobody having stopped the job meanwhile.
+bool update_reindex_job_if(const pg::Extension& extension, std::int64_t id,
+                           const std::string& condition, const std::string& set,
+                           std::initializer_list<std::string> values = {});
+// What a process may still write to, for a condition.
+inline constexpr const char* kAtWork =
+    "(status IN ('queued', 'running', 'verifying') OR status = 'completed' AND capturing)";
 
 // Its target was active, and would be again after another rollback.
 bool was_rolled_back(const pg::Extension& extension, const ReindexJob& job);

@@ -58,8 +58,21 @@ void record_paid(const ReindexUnit& unit, const EmbeddingCache& cache) {
   cache.add(keys, vectors);
 }
 
-void record_unit(const pg::Extension& extension, ReindexJob& job, const ReindexUnit& unit,
+bool holds_changes(const pg::Extension& extension, const ReindexJob& job) {
+  const pg::AsExtensionOwner owner(extension.owner);
+  pg::Spi spi;
+  const pg::Rows rows = spi.query("SELECT capturing FROM " + extension.object("bacmr_reindex_job") +
+                                      " WHERE job_id = $1 FOR SHARE",
+                                  {pg::Param::int8(job.id)});
+  return !rows.empty() && rows.boolean(0, 0);
+}
+
+bool record_unit(const pg::Extension& extension, ReindexJob& job, const ReindexUnit& unit,
                  const EmbeddingCache* cache, double worked) {
+  // Of a cancelled job a batch may still be recorded, but its successor's notes are not touched.
+  if (!unit.batch && !holds_changes(extension, job)) {
+    return false;
+  }
   if (cache != nullptr) {
     record_paid(unit, *cache);
   }
@@ -68,10 +81,18 @@ void record_unit(const pg::Extension& extension, ReindexJob& job, const ReindexU
     const double seen = std::clamp(static_cast<double>(unit.tokens) / guessed, 0.2, 5.0);
     job.token_ratio += kLearning * (seen - job.token_ratio);
   }
-  const std::int64_t chunks =
-      unit.batch ? static_cast<std::int64_t>(unit.chunks.size()) : std::int64_t{0};
+  // A repair has nothing but changes to deal with: what it found, and what changes meanwhile.
+  const std::size_t dealt_with = unit.batch   ? unit.chunks.size()
+                                 : job.repair ? unit.changes.ids.size()
+                                              : 0;
+  const auto chunks = static_cast<std::int64_t>(dealt_with);
+  const auto upserted = static_cast<std::int64_t>(unit.stored.size() - unit.refused);
   job.tokens += unit.tokens;
   job.processed += chunks;
+  job.upserted += upserted;
+  if (job.repair) {
+    job.total = std::max(job.total, job.processed);
+  }
   forget_changes(extension, unit.changes);
   const pg::AsExtensionOwner owner(extension.owner);
   pg::Spi spi;
@@ -86,10 +107,12 @@ void record_unit(const pg::Extension& extension, ReindexJob& job, const ReindexU
   spi.query(
       "UPDATE " + extension.object("bacmr_reindex_job") +
           " SET processed_chunks = processed_chunks + $2, tokens_used = tokens_used + $3,"
-          " working_seconds = working_seconds + $4::float8, token_ratio = $5::float8"
-          " WHERE job_id = $1",
+          " working_seconds = working_seconds + $4::float8, token_ratio = $5::float8,"
+          " upserted_vectors = upserted_vectors + $6, total_chunks = $7 WHERE job_id = $1",
       {pg::Param::int8(job.id), pg::Param::int8(chunks), pg::Param::int8(unit.tokens),
-       pg::Param::text(std::to_string(worked)), pg::Param::text(std::to_string(job.token_ratio))});
+       pg::Param::text(std::to_string(worked)), pg::Param::text(std::to_string(job.token_ratio)),
+       pg::Param::int8(upserted), pg::Param::int8(job.total)});
+  return true;
 }
 
 }  // namespace jobs

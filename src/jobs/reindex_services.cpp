@@ -14,6 +14,10 @@ std::unique_ptr<providers::Embedder> open_embedder(ServiceContext& context,
                                   request_id, context.loop, context.http);
 }
 
+bool embeds_here(const std::string& server) {
+  return net::load_service(net::ServiceKind::kEmbedder, server).type == "local";
+}
+
 std::unique_ptr<providers::VectorStore> open_vector_store(ServiceContext& context,
                                                           const std::string& server,
                                                           const std::string& request_id) {

@@ -24,6 +24,8 @@ std::unique_ptr<providers::Embedder> open_embedder(ServiceContext& context,
                                                    const std::string& server,
                                                    const std::string& model,
                                                    const std::string& request_id);
+// Whether that server is one that embeds in this process, and so for nothing.
+bool embeds_here(const std::string& server);
 std::unique_ptr<providers::VectorStore> open_vector_store(ServiceContext& context,
                                                           const std::string& server,
                                                           const std::string& request_id);

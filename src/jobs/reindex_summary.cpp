@@ -82,7 +82,7 @@ Datum summary_function(pg::Args args) {
            ")\n  Old namespace: " + job.old + "\n  New namespace: " + job.target +
            "\n  Model: " + job.model + "\n  Chunks processed: " + grouped(job.processed) +
            "\n  Chunks failed: " + grouped(failed) +
-           "\n  Vectors upserted: " + grouped(job.processed - failed) + "\n  Verified count: " +
+           "\n  Vectors upserted: " + grouped(job.upserted) + "\n  Verified count: " +
            (job.verified && job.actual ? grouped(*job.actual) : "not verified") +
            "\n  Tokens used: " + grouped(job.tokens) + "\n\nNext steps:\n" +
            next_steps(job, was_rolled_back(extension, job));

@@ -35,15 +35,20 @@ struct ReindexUnit {
   Phase phase = Phase::kEmbedding;
   std::optional<providers::Ticket> ticket;
   std::vector<std::size_t> stored;  // chunk of each record that was handed to the store
+  std::size_t refused = 0;          // of these, by the store
 
-  bool has_failed(std::size_t chunk) const {
-    for (const auto& [index, reason] : failed) {
-      if (index == chunk) {
-        return true;
-      }
-    }
-    return false;
-  }
+  // How many units had passed at some moment.
+  struct Passed {
+    std::int64_t embedded = 0;
+    std::int64_t recorded = 0;
+  };
+  Passed begun;
+  // That it, or the larger batch that it is a part of, fails where others do not.
+  struct Trouble {
+    int failures = 0;
+    Passed first;  // when it first did
+  };
+  Trouble trouble;
 };
 
 }  // namespace jobs

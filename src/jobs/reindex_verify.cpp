@@ -6,11 +6,14 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <set>
 
 #include "core/error.hpp"
 #include "jobs/embedding_cache.hpp"
 #include "jobs/reindex_changes.hpp"
+#include "jobs/reindex_services.hpp"
 #include "pg/security.hpp"
+#include "pg/snapshot.hpp"
 #include "pg/spi.hpp"
 #include "pg/wait.hpp"
 
@@ -27,7 +30,7 @@ std::vector<std::string> failed_chunks(const pg::Extension& extension, std::int6
   pg::Spi spi;
   const pg::Rows rows = spi.query(
       "SELECT chunk_id FROM " + extension.object("bacmr_reindex_failure") + " WHERE job_id = $1",
-      {pg::Param::int8(job)});
+      {pg::Param::int8(job)}, pg::Spi::Access::kReadOnly);
   std::vector<std::string> ids;
   for (std::uint64_t i = 0; i < rows.size(); ++i) {
     ids.push_back(rows.text(i, 0));
@@ -35,50 +38,82 @@ std::vector<std::string> failed_chunks(const pg::Extension& extension, std::int6
   return ids;
 }
 
-// What has changed and is not dealt with yet tells nothing.
+// What has changed and is not dealt with yet tells nothing; nor does what has failed.
 std::vector<std::string> left_out(const pg::Extension& extension, const ReindexJob& job) {
   std::vector<std::string> ids = failed_chunks(extension, job.id);
-  const Changes waiting = next_changes(extension, job.space, VectorCheck::kNamed);
-  ids.insert(ids.end(), waiting.ids.begin(), waiting.ids.end());
+  const std::vector<std::string> waiting = waiting_chunks(extension, job);
+  ids.insert(ids.end(), waiting.begin(), waiting.end());
   return ids;
 }
 
-void check_sample(const pg::Extension& extension, const ReindexJob& job, const ChunkReader& reader,
-                  providers::Embedder& embedder, providers::VectorStore& store, net::HttpLoop& loop,
-                  VectorVerdict& verdict) {
-  const std::vector<std::string> without = left_out(extension, job);
-  std::map<std::string, std::string> texts;
-  std::vector<std::string> ids;
-  for (const Chunk& chunk : reader.sample(job.space, kSample)) {
-    if (std::ranges::find(without, chunk.id) == without.end()) {
-      texts[chunk.id] = chunk.content;
-      ids.push_back(chunk.id);
-    }
-  }
-  const std::vector<providers::VectorRecord> found = store.fetch(job.target, ids);
-  // What was paid for is compared without paying again; what is made here is made again.
-  const EmbeddingCache cache(extension, embedder.model());
-  const bool free_of_charge = embedder.model().starts_with("local-");
-  std::vector<std::string> keys;
-  std::vector<std::string> contents;
-  for (const providers::VectorRecord& record : found) {
-    contents.push_back(texts[record.id]);
-    keys.push_back(EmbeddingCache::key_of(contents.back()));
-  }
-  std::vector<std::vector<float>> expected =
-      free_of_charge ? embed_now(embedder, loop, contents) : cache.find(keys, job.dimensions);
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    ++verdict.sampled;
-    const bool fits =
-        !job.dimensions || static_cast<int>(found[i].values.size()) == *job.dimensions;
-    if (!fits || (!expected[i].empty() && cosine(found[i].values, expected[i]) < kSame)) {
-      ++verdict.wrong;
-      verdict.check.missing_ids.push_back(found[i].id);
-    }
-  }
+}  // namespace
+
+std::vector<std::string> waiting_chunks(const pg::Extension& extension, const ReindexJob& job) {
+  return next_changes(extension, job.space, VectorCheck::kNamed, pg::Spi::Access::kReadOnly).ids;
 }
 
-}  // namespace
+VectorVerdict compare_target(const pg::Extension& extension, const ReindexJob& job,
+                             const ChunkReader& reader, const providers::VectorStore& store) {
+  VectorVerdict verdict;
+  verdict.check = compare_listed(reader, job.space, [&] { return left_out(extension, job); });
+  verdict.may_come = !verdict.check.ok() && !store.caught_up(job.target).value_or(false);
+  return verdict;
+}
+
+std::vector<Chunk> choose_sample(const pg::Extension& extension, const ReindexJob& job,
+                                 const ChunkReader& reader) {
+  const pg::ActiveSnapshot now;
+  const std::vector<std::string> without = left_out(extension, job);
+  const std::set<std::string> others(without.begin(), without.end());
+  std::vector<Chunk> chunks = reader.random_sample(job.space, kSample);
+  std::erase_if(chunks, [&](const Chunk& chunk) { return others.contains(chunk.id); });
+  return chunks;
+}
+
+std::vector<std::string> ids_of(const std::vector<Chunk>& chunks) {
+  std::vector<std::string> ids;
+  ids.reserve(chunks.size());
+  for (const Chunk& chunk : chunks) {
+    ids.push_back(chunk.id);
+  }
+  return ids;
+}
+
+void judge_sample(const pg::Extension& extension, const ReindexJob& job,
+                  const std::vector<Chunk>& sample,
+                  const std::vector<providers::VectorRecord>& found, providers::Embedder& embedder,
+                  const providers::VectorStore& store, net::HttpLoop& loop,
+                  VectorVerdict& verdict) {
+  std::map<std::string, const std::vector<float>*> vectors;
+  for (const providers::VectorRecord& record : found) {
+    vectors[record.id] = &record.values;
+  }
+  // What was paid for is compared without paying again; what is made here is made again.
+  std::vector<std::string> keys;
+  std::vector<std::string> texts;
+  for (const Chunk& chunk : sample) {
+    texts.push_back(chunk.content);
+    keys.push_back(EmbeddingCache::key_of(chunk.content));
+  }
+  const std::vector<std::vector<float>> expected =
+      embeds_here(job.embedder)
+          ? embed_now(embedder, loop, texts)
+          : EmbeddingCache(extension, embedder.model()).find(keys, job.dimensions);
+  for (std::size_t i = 0; i < sample.size(); ++i) {
+    ++verdict.sampled;
+    const auto there = vectors.find(sample[i].id);
+    if (there == vectors.end()) {
+      // Listed a moment ago, and not to be had.
+      verdict.may_come = !store.caught_up(job.target).value_or(false);
+    } else if (const std::vector<float>& values = *there->second;
+               (!job.dimensions || static_cast<int>(values.size()) == *job.dimensions) &&
+               (expected[i].empty() || cosine(values, expected[i]) >= kSame)) {
+      continue;
+    }
+    ++verdict.wrong;
+    verdict.check.missing_ids.push_back(sample[i].id);
+  }
+}
 
 double cosine(const std::vector<float>& a, const std::vector<float>& b) {
   if (a.size() != b.size()) {
@@ -125,18 +160,25 @@ std::string VectorVerdict::problem(const ReindexJob& job) const {
   return text;
 }
 
+namespace {
+
 VectorVerdict verify_once(const pg::Extension& extension, const ReindexJob& job,
                           const ChunkReader& reader, providers::Embedder& embedder,
                           providers::VectorStore& store, net::HttpLoop& loop) {
-  VectorVerdict verdict;
-  verdict.check =
-      check_vectors(reader, job.space, store, job.target, [&] { return left_out(extension, job); });
-  verdict.may_come = !verdict.check.ok() && !store.caught_up(job.target).value_or(false);
+  begin_listing(ListingSpan::kTransaction);
+  list_ids(store, job.target, add_listed);
+  finish_listing();
+  VectorVerdict verdict = compare_target(extension, job, reader, store);
+  end_listing();
   if (!verdict.may_come) {
-    check_sample(extension, job, reader, embedder, store, loop, verdict);
+    const std::vector<Chunk> sample = choose_sample(extension, job, reader);
+    judge_sample(extension, job, sample, store.fetch(job.target, ids_of(sample)), embedder, store,
+                 loop, verdict);
   }
   return verdict;
 }
+
+}  // namespace
 
 VectorVerdict verify_target(const pg::Extension& extension, const ReindexJob& job,
                             const ChunkReader& reader, providers::Embedder& embedder,

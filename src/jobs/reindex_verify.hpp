@@ -45,12 +45,25 @@ class Patience {
   Clock::duration pause_ = std::chrono::milliseconds(250);
 };
 
-// One look at the store.
-VectorVerdict verify_once(const pg::Extension& extension, const ReindexJob& job,
-                          const ChunkReader& reader, providers::Embedder& embedder,
-                          providers::VectorStore& store, net::HttpLoop& loop);
-// Looks again and again; a store that lags behind is given time. Acts with the current user's
-// rights.
+// One look at the store in parts, for a job that holds nothing while it waits for the store: its
+// ids are listed (vector_check.hpp), then compared; a sample is chosen, fetched, and judged. All
+// but the fetching in transactions of the caller's, with the rights of the job's role.
+VectorVerdict compare_target(const pg::Extension& extension, const ReindexJob& job,
+                             const ChunkReader& reader, const providers::VectorStore& store);
+std::vector<Chunk> choose_sample(const pg::Extension& extension, const ReindexJob& job,
+                                 const ChunkReader& reader);
+std::vector<std::string> ids_of(const std::vector<Chunk>& chunks);
+void judge_sample(const pg::Extension& extension, const ReindexJob& job,
+                  const std::vector<Chunk>& sample,
+                  const std::vector<providers::VectorRecord>& found, providers::Embedder& embedder,
+                  const providers::VectorStore& store, net::HttpLoop& loop, VectorVerdict& verdict);
+
+// The chunks that have changed and are not dealt with, as far as they are known; under the active
+// snapshot.
+std::vector<std::string> waiting_chunks(const pg::Extension& extension, const ReindexJob& job);
+
+// Looks again and again, all in the caller's transaction; a store that lags behind is given time.
+// Acts with the current user's rights.
 VectorVerdict verify_target(const pg::Extension& extension, const ReindexJob& job,
                             const ChunkReader& reader, providers::Embedder& embedder,
                             providers::VectorStore& store, net::HttpLoop& loop);

@@ -4,7 +4,11 @@
 #include "jobs/reindex_work.hpp"
 
 #include <climits>
+#include <exception>
 #include <new>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "core/error.hpp"
 #include "core/json.hpp"
@@ -82,8 +86,9 @@ void record_end(const pg::Extension& extension, const ReindexJob& before, std::i
   publish_last_success(extension);
 }
 
+// `failure`: what has ended the job's run, where something has. It is recorded by then.
 Outcome run_job(pg::Spi& spi, const pg::Extension& extension, std::int64_t job_id,
-                std::optional<int> max_batches) {
+                std::optional<int> max_batches, std::optional<Failure>& failure) {
   const SessionLock lock(pg::JobLock::for_reindex(job_id));
   if (!lock.held()) {
     return Outcome::kBusy;
@@ -100,7 +105,6 @@ Outcome run_job(pg::Spi& spi, const pg::Extension& extension, std::int64_t job_i
   if (!has_something_to_do(job)) {
     return Outcome::kNothing;
   }
-  std::optional<Failure> failure;
   try {
     run_reindex(spi, extension, job, max_batches);
   } catch (const pg::Error& e) {
@@ -120,9 +124,6 @@ Outcome run_job(pg::Spi& spi, const pg::Extension& extension, std::int64_t job_i
     record_end(extension, job, started_at);
   }
   spi.commit();
-  if (failure) {
-    std::rethrow_exception(failure->error);
-  }
   return Outcome::kWorked;
 }
 
@@ -133,6 +134,24 @@ void say(const std::string& job, Outcome outcome) {
     pg::notice_client("reindex job " + job + " has nothing to do",
                       "SELECT * FROM bacmr_reindex_status shows what it is waiting for.");
   }
+}
+
+// The first failure of several jobs' says how many there were.
+[[noreturn]] void raise(const Failure& first, const std::vector<std::int64_t>& failed) {
+  if (failed.size() > 1) {
+    const std::string text = std::to_string(failed.size()) +
+                             " reindex jobs failed; the first of them, " +
+                             std::to_string(failed.front()) + ": ";
+    try {
+      std::rethrow_exception(first.error);
+    } catch (pg::Error& e) {
+      e.prepend(text);
+      throw;
+    } catch (const core::Error& e) {
+      throw core::Error(e.sqlstate(), text + e.message(), e.detail(), e.hint());
+    }
+  }
+  std::rethrow_exception(first.error);
 }
 
 }  // namespace
@@ -152,12 +171,13 @@ void work_on_reindex_jobs(pg::Spi& spi, const pg::Extension& extension,
                           std::optional<std::int64_t> job_id, std::optional<int> max_batches) {
   std::optional<std::string> paused;
   std::optional<std::int64_t> job = job_id;
+  std::set<std::int64_t> done;
   const auto choose = [&] {
     const pg::TransactionSnapshot snapshot;
     const pg::PinnedSettings settings;
     retire_foreign_jobs(extension);
     paused = pause_reason(extension, "reindex");
-    return paused ? std::nullopt : job_id ? job_id : next_reindex_job(extension);
+    return paused ? std::nullopt : job_id ? job_id : next_reindex_job(extension, done);
   };
   job = choose();
   spi.commit();
@@ -166,18 +186,30 @@ void work_on_reindex_jobs(pg::Spi& spi, const pg::Extension& extension,
                              : std::string("there is no reindex job to work on"));
     return;
   }
+  // One that cannot go on must not keep the others waiting: each has its turn, once, and the first
+  // error is raised in the end.
+  std::vector<std::int64_t> failed;
+  std::optional<Failure> first;
   while (job) {
-    const Outcome outcome = run_job(spi, extension, *job, max_batches);
+    std::optional<Failure> failure;
+    const Outcome outcome = run_job(spi, extension, *job, max_batches, failure);
+    if (failure && (job_id || max_batches || is_interrupt(*failure))) {
+      std::rethrow_exception(failure->error);
+    }
     if (job_id || max_batches) {
       say(std::to_string(*job), outcome);
       return;
     }
-    const std::optional<std::int64_t> before = job;
+    if (failure) {
+      failed.push_back(*job);
+      first = first ? first : failure;
+    }
+    done.insert(*job);
     job = choose();
     spi.commit();
-    if (job == before) {
-      return;  // it waits for something that is not here
-    }
+  }
+  if (first) {
+    raise(*first, failed);
   }
 }
 

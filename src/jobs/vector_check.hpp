@@ -26,9 +26,26 @@ struct VectorCheck {
   bool ok() const { return missing == 0 && extra == 0; }
 };
 
-// `left_out`: says, once the store has been listed, which ids neither side has to have. Before that
-// no table is touched but temporary ones, so no lock is held while the store is waited for. Acts
-// with the current user's rights.
+// How long the table lives that a listing goes into.
+enum class ListingSpan { kTransaction, kSession };
+
+// The ids of a namespace, in a temporary table of the current user's. For a listing that spans
+// transactions each of these is called in one of them, but for list_ids(): it only hands out ids,
+// so that nothing has to be held while a service is waited for.
+void begin_listing(ListingSpan span);
+void list_ids(providers::VectorStore& store, const std::string& target,
+              const std::function<void(const std::vector<std::string>&)>& each);
+void add_listed(const std::vector<std::string>& ids);
+void finish_listing();
+void end_listing();
+
+// The chunks beside what is listed, and `left_out`, which says which ids neither side has to have:
+// all by one snapshot, so that what is written meanwhile is nowhere or everywhere. `left_out` reads
+// read-only. Acts with the current user's rights.
+VectorCheck compare_listed(const ChunkReader& chunks, const std::string& space,
+                           const std::function<std::vector<std::string>()>& left_out);
+
+// All of it in the caller's transaction.
 VectorCheck check_vectors(const ChunkReader& chunks, const std::string& space,
                           providers::VectorStore& store, const std::string& target,
                           const std::function<std::vector<std::string>()>& left_out);

@@ -199,6 +199,16 @@ void CurlTransfer::set_method() {
 
 std::string CurlTransfer::take_received() { return std::exchange(received_, {}); }
 
+bool CurlTransfer::was_sent() const {
+  long head = 0;
+  curl_easy_getinfo(easy_.get(), CURLINFO_REQUEST_SIZE, &head);
+  const auto* text = std::get_if<std::string>(&request_.body);
+  const auto* range = std::get_if<FileRange>(&request_.body);
+  return head > 0 && sent_ >= (text != nullptr    ? text->size()
+                               : range != nullptr ? range->length
+                                                  : 0);
+}
+
 HttpReply CurlTransfer::finish(CURLcode code) {
   // No fault of the service's: it must neither be asked again nor be charged with it.
   if (out_of_memory_ || code == CURLE_OUT_OF_MEMORY) {

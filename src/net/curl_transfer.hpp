@@ -54,6 +54,8 @@ class CurlTransfer {
   std::string take_received();
   // The reply so far; its headers are complete once streams().
   const HttpReply& reply() const { return reply_; }
+  // Whether the whole request is on its way, or has arrived; asked where no whole reply has come.
+  bool was_sent() const;
   // It has ended with `code`. Throws std::bad_alloc where it was our memory that did not suffice.
   HttpReply finish(CURLcode code);
 

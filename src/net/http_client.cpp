@@ -50,6 +50,7 @@ struct Call {
   Clock::time_point due = Clock::now();  // of the next attempt
   Clock::time_point started = due;
   int attempts = 0;
+  int unanswered = 0;
   int retries = 0;
   milliseconds throttled{0};
   bool progressed = false;  // in this attempt
@@ -306,11 +307,15 @@ class HttpClient::Impl final : public LoopMember {
 
   void end_attempt(Call& call, CURLcode code) {
     HttpReply reply = call.transfer->finish(code);
+    if (reply.failure != HttpReply::Failure::kNone && call.transfer->was_sent()) {
+      ++call.unanswered;
+    }
     call.transfer.reset();
     hear_limits(reply);
     observer_.request(options_.service, outcome_of(reply), seconds_since(call.attempt_started));
     const Verdict verdict = judge(call, reply);
     reply.attempts = call.attempts;
+    reply.unanswered = call.unanswered;
     reply.ok = verdict == Verdict::kDone;
     settle(call, reply, verdict);
     call.reply = std::move(reply);

@@ -51,7 +51,8 @@ struct HttpReply {
   std::string body;     // without what went to a sink; of an error, at most the limit
 
   int attempts = 0;
-  bool ok = false;  // the judge was content
+  int unanswered = 0;  // of them, those that were sent, and brought no whole reply
+  bool ok = false;     // the judge was content
 
   // Its first value, or ''. `name` in lower case.
   std::string_view header(std::string_view name) const;

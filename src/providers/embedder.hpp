@@ -26,6 +26,8 @@ struct EmbedResult {
   // that came before it, which have been paid for; the others are empty.
   std::vector<std::vector<float>> vectors;
   std::uint64_t tokens = 0;  // that the service counted, whatever failed later
+  // Estimated, of requests that were sent and brought no count: they may be on the bill.
+  std::uint64_t unanswered_tokens = 0;
   std::vector<Refusal> refused;
   std::optional<ServiceFailure> failure;
 };

@@ -248,13 +248,24 @@ net::HttpCall OpenAi::make_call(Ticket ticket, const BatchCalls::Items& items) {
 
 Outcome OpenAi::take_reply(Ticket ticket, const BatchCalls::Items& items,
                            const net::HttpReply& reply) {
+  Batch& batch = batches_.at(ticket);
+  const std::uint64_t estimate = calibrator_.corrected(estimate_of(batch, items));
+  batch.result.unanswered_tokens += static_cast<std::uint64_t>(reply.unanswered) * estimate;
   if (reply.failure != net::HttpReply::Failure::kNone) {
     Outcome outcome;
     outcome.kind = Outcome::Kind::kFailed;
     outcome.failure = connection_failure(action(), reply);
     return outcome;
   }
-  return reply.ok ? take_vectors(ticket, items, reply) : take_error(reply);
+  if (!reply.ok) {
+    return take_error(reply);
+  }
+  const std::uint64_t counted = batch.result.tokens;
+  Outcome outcome = take_vectors(ticket, items, reply);
+  if (outcome.kind == Outcome::Kind::kFailed && batch.result.tokens == counted) {
+    batch.result.unanswered_tokens += estimate;
+  }
+  return outcome;
 }
 
 Outcome OpenAi::take_vectors(Ticket ticket, const BatchCalls::Items& items,

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
-#include <set>
 #include <utility>
 
 #include "core/error.hpp"
@@ -15,6 +14,7 @@
 #include "pg/row_store.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
+#include "pg/subtransaction.hpp"
 #include "providers/vector_index.hpp"
 #include "providers/vector_table.hpp"
 
@@ -47,9 +47,14 @@ class PostgresStore : public VectorStore {
     const auto table = find_vector_table();
     return table ? table->dimension : std::nullopt;
   }
-  std::optional<std::string> refusal(const std::string& /*id*/,
-                                     const std::string& /*metadata*/) const override {
-    return std::nullopt;
+  std::optional<std::string> refusal(const std::string& id,
+                                     const std::string& metadata) const override;
+  bool is_table() const override { return true; }
+  void prepare(const std::string& space, int dimensions) override {
+    pg::Spi spi;
+    const VectorTable table = require_vector_table();
+    const AsWriter writer(table);
+    create_vector_index(table, space, dimensions);
   }
 
   Ticket upsert(const std::string& space, std::vector<VectorRecord> records) override;
@@ -79,18 +84,49 @@ class PostgresStore : public VectorStore {
     return last_ticket_;
   }
 
-  std::set<std::string> prepared_;  // namespaces whose index has been seen to
   std::map<Ticket, StoreResult> results_;
   Ticket last_ticket_ = 0;
 };
+
+// Whether jsonb might refuse what json takes: an escape such as \u0000, a number beyond numeric.
+bool may_exceed_jsonb(const std::string& json) {
+  constexpr std::size_t kMostDigits = 100'000;
+  if (json.size() > kMostDigits || json.find("\\u") != std::string::npos) {
+    return true;
+  }
+  for (std::size_t i = 1; i < json.size(); ++i) {
+    if ((json[i] == 'e' || json[i] == 'E') && json[i - 1] >= '0' && json[i - 1] <= '9') {
+      return true;
+    }
+  }
+  return false;
+}
+
+std::optional<std::string> PostgresStore::refusal(const std::string& /*id*/,
+                                                  const std::string& metadata) const {
+  if (!may_exceed_jsonb(metadata)) {
+    return std::nullopt;
+  }
+  try {
+    pg::Subtransaction attempt;
+    {
+      pg::Spi spi;
+      spi.query("SELECT $1::pg_catalog.jsonb", {pg::Param::text(metadata)});
+    }
+    attempt.commit();
+  } catch (const pg::Error& e) {
+    if (e.is_interrupt()) {
+      throw;
+    }
+    return "its metadata do not fit into jsonb: " + e.summary();
+  }
+  return std::nullopt;
+}
 
 Ticket PostgresStore::upsert(const std::string& space, std::vector<VectorRecord> records) {
   pg::Spi spi;
   const VectorTable table = require_vector_table();
   const AsWriter writer(table);
-  if (!records.empty() && prepared_.insert(space).second) {
-    create_vector_index(table, space, static_cast<int>(records.front().values.size()));
-  }
   const std::string sql = "INSERT INTO " + table.name +
                           " AS v (namespace, id, embedding, metadata) VALUES ($1, $2, " +
                           table.from_real("$3") +
@@ -212,7 +248,6 @@ void PostgresStore::delete_namespace(const std::string& space) {
     spi.query("DELETE FROM " + table->name + " WHERE namespace OPERATOR(pg_catalog.=) $1",
               {pg::Param::text(space)});
     drop_vector_index(*table, space);
-    prepared_.erase(space);
   }
 }
 

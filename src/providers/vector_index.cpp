@@ -4,6 +4,7 @@
 
 #include "core/sha256.hpp"
 #include "pg/error.hpp"
+#include "pg/lock.hpp"
 #include "pg/log.hpp"
 #include "pg/security.hpp"
 #include "pg/spi.hpp"
@@ -14,7 +15,7 @@ namespace {
 
 constexpr int kMostOfVector = 2000;
 constexpr int kMostOfHalfvec = 4000;
-constexpr const char* kLockTimeout = "2s";
+constexpr int kLockTimeoutMs = 2000;
 
 // Of the namespace alone, whatever characters that has, and short enough for a name.
 std::string index_name(const std::string& space) {
@@ -108,7 +109,7 @@ void attempt(const std::string& sql, const std::string& what) {
     pg::Subtransaction inner;
     {
       pg::PinnedSettings settings;
-      settings.set("lock_timeout", kLockTimeout);
+      settings.set("lock_timeout", pg::yielding_lock_timeout(kLockTimeoutMs).c_str());
       pg::Spi spi;
       spi.query(sql);
     }

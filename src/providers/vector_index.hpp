@@ -1,7 +1,8 @@
 // An index of pgvector's for one namespace of bacmr_vector: HNSW by cosine distance, partial, of
 // the embeddings cast to the namespace's number of dimensions, since vectors of several models
-// share the table. Made while the namespace is empty, so that it takes no time and blocks nobody;
-// pgvector keeps it up to date from then on. Needs an SPI connection.
+// share the table. Made while the namespace is empty, so that there is nothing to sort in: but the
+// whole table is read for it, vectors of other namespaces too, and nobody writes to the table
+// meanwhile (SHARE). pgvector keeps it up to date from then on. Needs an SPI connection.
 //
 // Limits of HNSW, from pgvector's documentation: 2,000 dimensions of vector, 4,000 of halfvec.
 #pragma once
@@ -28,9 +29,11 @@ struct VectorIndex {
 // The namespace's index, where it has one that can be used.
 std::optional<VectorIndex> find_vector_index(const VectorTable& table, const std::string& space);
 
-// Makes it, before the first vector of the namespace is written. Does nothing where there is one,
-// where the namespace holds vectors already, or where pgvector has no index for so many dimensions.
-// What fails costs the index, not the vectors: a WARNING says how to make it by hand.
+// Makes it, before the first vector of the namespace is written, in a transaction that writes none:
+// two that each held the lock of this, and then wrote, would end in a deadlock. Does nothing where
+// there is one, where the namespace holds vectors already, or where pgvector has no index for so
+// many dimensions. What fails costs the index, not the vectors: a WARNING says how to make it by
+// hand.
 void create_vector_index(const VectorTable& table, const std::string& space, int dimensions);
 
 // The statement that makes the index of a namespace that holds more than `many` vectors and has

@@ -48,6 +48,13 @@ class VectorStore {
   virtual std::optional<std::string> refusal(const std::string& id,
                                              const std::string& metadata) const = 0;
 
+  // Whether it is a table of this database, whose calls are SQL in the current transaction; those
+  // of any other need neither a snapshot nor a transaction.
+  virtual bool is_table() const { return false; }
+  // Before the first vectors are written to a namespace, in a transaction of its own: what makes
+  // searching it fast. May do nothing.
+  virtual void prepare(const std::string& /*space*/, int /*dimensions*/) {}
+
   // Done when the store has acknowledged all of them. Replaces what has the same id; no id may
   // occur twice. A store that is a table writes at once, in the current transaction, and throws
   // what SQL throws.

@@ -29,7 +29,8 @@ For output, control URL, rules and settings of all stand-ins see standin.py. Set
 What a rule's match knows besides: namespace; id (a substring of any id); vectors_over: more vectors
 than so many. Actions besides:
 
-    lose         answers as if all were stored, but stores none of them, or not the `last` N
+    lose         answers as if all were stored, but stores none of them, or not the `last` N; a
+                 fetch finds none, though they are listed
     corrupt      stores the vector at `index` (0) with its first number negated
     rate_limit   429, with retry_after
 
@@ -423,6 +424,8 @@ class Pinecone(Service):
         with self.lock:
             space = self.shown(request.namespace)
             found = {one: space.vectors[one] for one in request.ids if one in space.vectors}
+            if rule and rule.action == "lose":
+                found = {}
             headers = self.read(space)
         vectors = {one: {"id": one, **described(*held)} for one, held in found.items()}
         document = {"vectors": vectors, "namespace": request.namespace}
