@@ -3,7 +3,7 @@
 # meanwhile, and the new cluster, which has another identity, starts with everything paused.
 #
 #   BACMR_OLD_BINDIR=/usr/lib/postgresql/15/bin     another place of an older server
-#   BACMR_OLD_LD_LIBRARY_PATH=…                     its libraries, where they are not the system's
+#   BACMR_OLD_LD_LIBRARY_PATH=…                     those of its libraries that the system lacks
 use strict;
 use warnings;
 use BacmrTest;
@@ -27,10 +27,12 @@ sub major { return `'$_[0]/postgres' --version` =~ /PostgreSQL\) (\d+)/ ? $1 : 0
 my ($new_bindir) = run_command([ 'pg_config', '--bindir' ]);
 my $new_major = major($new_bindir);
 my @sources = ([ $new_bindir, $new_major ]);
-my $libraries = $ENV{BACMR_OLD_LD_LIBRARY_PATH};
+# For both servers, and to the end: where one is stopped at last, the libraries must still be found.
+if (my $libraries = $ENV{BACMR_OLD_LD_LIBRARY_PATH}) {
+    $ENV{LD_LIBRARY_PATH} = join ':', grep { $_ } $ENV{LD_LIBRARY_PATH}, $libraries;
+}
 my @candidates = defined $ENV{BACMR_OLD_BINDIR} ? ($ENV{BACMR_OLD_BINDIR}) : glob dirname($new_bindir) =~ s{/[^/]*$}{/*/bin}r;
 for my $bindir (@candidates) {
-    local $ENV{LD_LIBRARY_PATH} = $libraries if $libraries;
     next if $bindir eq $new_bindir || !-x "$bindir/postgres";
     my $major = major($bindir);
     next if $major >= $new_major;
@@ -49,14 +51,13 @@ note('no older major version of PostgreSQL is installed with bacmr_ops: only fro
 
 my $folder = ${PostgreSQL::Test::Utils::tmp_check};
 my $round = 0;
-upgrade_from(@$_, $_->[0] ne $new_bindir ? $libraries : undef) for @sources;
+upgrade_from(@$_) for @sources;
 done_testing();
 
 sub upgrade_from {
-    my ($old_bindir, $old_major, $old_libraries) = @_;
+    my ($old_bindir, $old_major) = @_;
     my $how = "from $old_major to $new_major";
     $round++;
-    local $ENV{LD_LIBRARY_PATH} = join ':', grep { $_ } $ENV{LD_LIBRARY_PATH}, $old_libraries if $old_libraries;
 
     my @conf = (q{bacmr.expire_interval = '1s'}, 'max_worker_processes = 20');
     my $old = new_server("old$round", conf => [@conf], $old_bindir ne $new_bindir ? (install_path => dirname($old_bindir)) : ());
