@@ -18,7 +18,7 @@ BITCODE_CXXFLAGS += $(CXX_COMMON) -Wno-register   # the rule for .bc ignores PG_
 
 # A changed flag, version or server rebuilds: header dependencies leave out system headers,
 # and objects of two major versions must never meet in one library.
-SERVER_STAMP = build/server-$(VERSION)
+SERVER_STAMP = build/server-$(VERSION)$(if $(filter yes,$(SANITIZE)),-sanitized)
 $(OBJS): Makefile build.mk bacmr_ops.control $(SERVER_STAMP)
 $(MODULE_big)$(DLSUFFIX): sources.txt exports.map
 $(SERVER_STAMP):
@@ -55,6 +55,7 @@ help:
 	@echo 'make install      build and install into the server (as root)'
 	@echo 'make test         every test: build, install, unit, SQL, isolation, whole-server'
 	@echo '     test-unit | test-monitoring | test-sql | test-isolation | test-tap'
+	@echo 'make test-asan    the SQL tests in servers with the extension under sanitizers (ASAN="sql tap")'
 	@echo 'make test-contract  official clients (npm) against the stand-ins for OpenAI and Pinecone'
 	@echo 'make demo         a tour on a throwaway cluster (KEEP=1 leaves it running)'
 	@echo 'make bench        measurements on a throwaway cluster'
@@ -72,7 +73,7 @@ deps:
 
 test:
 	@scripts/test.sh
-test-unit test-monitoring test-sql test-isolation test-tap test-contract:
+test-unit test-monitoring test-sql test-isolation test-tap test-contract test-asan:
 	@scripts/test.sh $(@:test-%=%)
 
 demo:
@@ -99,4 +100,4 @@ format:
 	@scripts/lint.sh --format
 
 # `test`, `demo` and `bench` are folders too.
-.PHONY: help deps test test-unit test-monitoring test-sql test-isolation test-tap test-contract demo bench fuzz stress deb test-deb dist lint format
+.PHONY: help deps test test-unit test-monitoring test-sql test-isolation test-tap test-contract test-asan demo bench fuzz stress deb test-deb dist lint format

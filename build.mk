@@ -37,6 +37,17 @@ CXX_WARNINGS = -Wall -Wextra $(WERROR) -Wshadow -Wnon-virtual-dtor -Woverloaded-
 # (GCC and clang drop the -I that PGXS gives for the same folder.)
 PG_CPPFLAGS = -I$(TOP)/src -isystem $(PG_SERVER_HEADERS)
 
+# SANITIZE=yes, for scripts/asan.sh: with sanitizers, and the standard library's own checks. Flags of
+# the preprocessor come last on the command line: so -fwrapv, one of the server's, is off again.
+ifeq ($(SANITIZE),yes)
+override with_llvm := no
+SANITIZERS = -fsanitize=address,undefined
+PG_CPPFLAGS += $(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -fno-wrapv \
+	-U_FORTIFY_SOURCE -D_GLIBCXX_ASSERTIONS -D_GLIBCXX_SANITIZE_VECTOR=1 \
+	-D_GLIBCXX_SANITIZE_STD_ALLOCATOR=1
+SHLIB_LINK += $(SANITIZERS)
+endif
+
 # exports.map decides what is visible outside, so calls within the library may be bound and inlined.
 CXX_COMMON = -std=c++20 -fno-semantic-interposition -DBACMR_OPS_VERSION='"$(EXT_VERSION)"'
 

@@ -15,6 +15,8 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=scripts/checkout.sh
+. scripts/checkout.sh
 ROOTS=build/roots
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 SCRIPTS=/usr/share/debootstrap/scripts
@@ -90,16 +92,20 @@ make_root() {
     apt_settings >"$ROOT.new/etc/apt/apt.conf.d/90bacmr"
     # A power cut may ruin it: it is then made again.
     echo force-unsafe-io >"$ROOT.new/etc/dpkg/dpkg.cfg.d/bacmr"
+    # Packages start no service in there (scripts/deps.sh sees to that too, while it runs), and make no
+    # cluster.
+    printf '#!/bin/sh\nexit 101\n' >"$ROOT.new/usr/sbin/policy-rc.d"
+    chmod 755 "$ROOT.new/usr/sbin/policy-rc.d"
+    mkdir -p "$ROOT.new/etc/postgresql-common/createcluster.d"
+    echo 'create_main_cluster = false' >"$ROOT.new/etc/postgresql-common/createcluster.d/bacmr.conf"
     mv "$ROOT.new" "$ROOT"
 }
 
-# The checkout as it is, but for what was built from it; what an earlier run has built there stays.
-copy_checkout() {
-    local to=$ROOT/bacmr_ops products=(--exclude='*.o' --exclude='*.bc' --exclude='*.d' --exclude='*.so')
-    mkdir -p "$to"
-    find "$to" -path "$to/build" -prune -o -type f ! -name '*.o' ! -name '*.bc' ! -name '*.d' \
-        ! -name '*.so' -print0 | xargs -0 -r rm -f
-    tar -c --exclude=./build --exclude=./.git "${products[@]}" . | tar -x --no-same-owner -C "$to"
+# An earlier run may have been killed while it installed packages. What it was about then is anybody's
+# guess: the folder is made anew.
+half_made() {
+    compgen -G "$ROOT/var/lib/dpkg/updates/[0-9]*" >/dev/null ||
+        [ -n "$(chroot "$ROOT" dpkg --audit 2>&1 || echo failed)" ]
 }
 
 # --- the run ---------------------------------------------------------------------------------
@@ -147,9 +153,14 @@ interrupted() {
 
 run_tests() {
     local variable run settings=("PG=$PG")
-    for variable in TESTS TEST_TIMEOUT BITCODE TAP_JOBS BACMR_OLD_BINDIR BACMR_OLD_LD_LIBRARY_PATH http_proxy https_proxy no_proxy; do
+    for variable in TESTS TEST_TIMEOUT BITCODE TAP_JOBS ASAN BACMR_OLD_BINDIR BACMR_OLD_LD_LIBRARY_PATH http_proxy https_proxy no_proxy; do
         if [ -n "${!variable:-}" ]; then settings+=("$variable=${!variable}"); fi
     done
+    # npm, behind a proxy that makes its own certificates.
+    if [ -e "${NODE_EXTRA_CA_CERTS:-}" ]; then
+        cp "$NODE_EXTRA_CA_CERTS" "$ROOT/etc/ssl/machine.pem"
+        settings+=(NODE_EXTRA_CA_CERTS=/etc/ssl/machine.pem)
+    fi
     rm -rf --one-file-system "$ROOT/tmp"
     mkdir -m 1777 "$ROOT/tmp"
     cp /etc/resolv.conf "$ROOT/etc/" 2>/dev/null || true
@@ -185,9 +196,13 @@ main() {
     ROOT=$ROOTS/$RELEASE
     exec 9>"$ROOT.lock"
     flock 9
+    if [ -e "$ROOT" ] && half_made; then
+        echo "== $ROOT: a run was broken off while it installed packages"
+        rm -rf --one-file-system "$ROOT"
+    fi
     if [ ! -e "$ROOT" ]; then make_root; fi
     echo "== PostgreSQL $PG in $ROOT, on a copy of the checkout ($ROOT/bacmr_ops)"
-    copy_checkout
+    copy_checkout "$ROOT/bacmr_ops"
     run_tests "$@"
 }
 

@@ -12,6 +12,8 @@
 #   monitoring monitoring/                  alert rules and their tests, dashboards, runbooks
 #   contract   test/contract/               official clients against the stand-ins; by name only, since it
 #                                           fetches packages of npm (scripts/npm-packages.sh)
+#   asan       sql, or the kinds in ASAN    in servers with the extension under sanitizers; by name only,
+#                                           see scripts/asan.sh
 #
 # PG=17 or 18 on a machine whose release has another: in a root folder, see scripts/other-release.sh.
 #
@@ -31,7 +33,7 @@ LOGS=$ROOT/build/test-logs
 JOBS=$(nproc)
 TESTS=${TESTS:-*}
 # Whole-server tests at once: they wait more than they compute.
-TAP_JOBS=${TAP_JOBS:-1}
+TAP_JOBS=${TAP_JOBS:-$((JOBS < 2 ? 1 : 2))}
 # A test that hangs must not hang a CI machine. Seconds, for one call of a runner.
 TEST_TIMEOUT=${TEST_TIMEOUT:-1200}
 # The make that may have called this has job slots of its own; PG and PG_CONFIG come through the
@@ -80,8 +82,11 @@ module_sources() { compgen -G 'test/module/*.cpp' >/dev/null; }
 
 # sudo drops the environment: the choice of server goes along as arguments.
 install_extension() {
-    as_root make install ${PG:+PG="$PG"} ${PG_CONFIG:+PG_CONFIG="$PG_CONFIG"} \
-        ${BITCODE:+BITCODE="$BITCODE"}
+    local as=as_root
+    # Into a server of one's own.
+    if [ -n "${PG_CONFIG:-}" ] && [ -w "$("$PG_CONFIG" --pkglibdir)" ]; then as=; fi
+    $as make install ${PG:+PG="$PG"} ${PG_CONFIG:+PG_CONFIG="$PG_CONFIG"} \
+        ${BITCODE:+BITCODE="$BITCODE"} ${SANITIZE:+SANITIZE="$SANITIZE"}
 }
 
 # --- what the server's suites share ----------------------------------------------------------
@@ -282,13 +287,16 @@ suite_tap() {
         cp -r "$BACMR_CONTRACTS" "$out/contracts" && chmod -R a+rX "$out/contracts"
         TEST_ENV+=("BACMR_CONTRACTS=$out/contracts")
     fi
-    # TESTDIR up to PostgreSQL 15, the other two from 16 on.
-    TEST_ENV+=("TESTDIR=$out" "TESTDATADIR=$out/tmp_check" "TESTLOGDIR=$out/tmp_check/log"
+    # Below TESTDIR each test makes a folder of its own (test/tap/lib/OwnFolder.pm).
+    TEST_ENV+=("TESTDIR=$out/tests" "PG_TEST_PORT_DIR=$out/ports"
         "PG_REGRESS=$PGXS_DIR/src/test/regress/pg_regress")
-    run_as_pg "$LOGS/tap/output.log" prove -j "$TAP_JOBS" --norc --nocolor --timer --failures --comments \
-        --formatter TapTotals "${files[@]}" || status=1
+    run_as_pg "$LOGS/tap/output.log" prove -j "$TAP_JOBS" --exec 'perl -MOwnFolder' --norc --nocolor --timer \
+        --failures --comments --formatter TapTotals "${files[@]}" || status=1
     count_tap
-    if [ "$status" -ne 0 ]; then cp -r "$out"/tmp_check/log/. "$LOGS/tap/" 2>/dev/null || true; fi
+    if [ "$status" -ne 0 ]; then
+        local log
+        for log in "$out"/tests/*/tmp_check/log; do cp -r "$log"/. "$LOGS/tap/" 2>/dev/null || true; done
+    fi
     return "$status"
 }
 
@@ -324,6 +332,19 @@ suite_contract() {
     echo "$good tests"
 }
 
+# Counts as a failure of its own whatever made it fail beside its tests: reports, no build.
+suite_asan() {
+    local log=$LOGS/asan/output.log status=0 last p f s
+    # shellcheck disable=SC2086  # several words
+    scripts/asan.sh ${ASAN:-sql} 2>&1 | tee "$log" || status=1
+    last=$(tail -n 1 "$log")
+    if [[ $last =~ ([0-9]+)\ passed,\ ([0-9]+)\ failed(,\ ([0-9]+)\ skipped)? ]]; then
+        p=${BASH_REMATCH[1]} f=${BASH_REMATCH[2]} s=${BASH_REMATCH[4]:-0}
+        count "$p" "$f" "$s"
+    fi
+    return "$status"
+}
+
 run_suite() {
     local suite=$1 start=$SECONDS before=$((passed + failed + skipped)) bad=$failed status=0
     local log_start=0
@@ -342,7 +363,7 @@ run_suite() {
 keep_server_log() {
     local log=$LOGS/$1/server.log
     case $1 in
-    unit | monitoring | contract) return 0 ;;
+    unit | monitoring | contract | asan) return 0 ;;
     # Its servers were its own: one log each, already copied.
     tap) echo "-- logs: $LOGS/tap" && return 0 ;;
     esac
@@ -359,7 +380,7 @@ main() {
     for kind in "${kinds[@]}"; do
         case $kind in
         sql) suites+=(pgtap regress) ;;
-        unit | monitoring | isolation | tap | contract) suites+=("$kind") ;;
+        unit | monitoring | isolation | tap | contract | asan) suites+=("$kind") ;;
         *) echo "test.sh: unknown kind '$kind'" >&2; exit 2 ;;
         esac
     done

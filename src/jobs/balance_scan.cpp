@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "core/check.hpp"
 #include "jobs/ledger_sums.hpp"
 #include "pg/row_store.hpp"
 #include "pg/security.hpp"
@@ -98,13 +99,16 @@ std::int64_t compare_wallets(const std::vector<pg::ScanTarget>& targets, pg::Key
 template <class Key>
 void report_users_without_wallet(const LedgerSums<Key>& sums, const Report& report) {
   using Table = core::SumTable<Key>;
+  std::int64_t rows = sums.nobody_rows;
   sums.table.for_each([&](const typename Table::Entry& entry) {
+    rows += entry.rows;
     if (!Table::seen(entry)) {
       report_state(make_state(key_text(entry.key), false, std::nullopt,
                               {entry.sum, entry.rows, Table::null_rows(entry)}),
                    report);
     }
   });
+  core::ensure(rows == sums.rows, "each ledger row that was read is in one user's sum");
   if (sums.nobody_rows > 0) {
     report_state(make_state(std::nullopt, false, std::nullopt,
                             {sums.nobody_sum, sums.nobody_rows, sums.nobody_nulls}),

@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 
+#include "core/check.hpp"
 #include "core/error.hpp"
 #include "core/json.hpp"
 #include "jobs/job_run.hpp"
@@ -299,8 +300,11 @@ ExpiryTick::BatchResult ExpiryTick::expire(const Books& books, const std::vector
   const pg::Rows marked =
       mark_expired(spi, *books.reservations, now_, handles, owners, totals_.tokens_refunded);
   result.expired = marked.int8(0, kMarked);
-  result.locked +=
-      std::max<std::int64_t>(static_cast<std::int64_t>(handles.size()) - result.expired, 0);
+  const auto wanted = static_cast<std::int64_t>(handles.size());
+  // By their keys, where those are unique together with the user only, more rows may be found.
+  core::ensure(result.expired <= wanted || books.reservations->row_handle("id").column != "ctid",
+               "no more reservations expire than were chosen");
+  result.locked += std::max<std::int64_t>(wanted - result.expired, 0);
   result.tokens_refunded =
       books.wallet != nullptr ? marked.text(0, kTotal) : totals_.tokens_refunded;
   if (books.wallet != nullptr && result.expired > 0) {

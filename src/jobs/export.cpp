@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "core/artifact_writer.hpp"
+#include "core/check.hpp"
 #include "core/durable_file.hpp"
 #include "core/error.hpp"
 #include "core/json.hpp"
@@ -303,6 +304,9 @@ void Export::write() {
   writer_->finish();
   manifest_.bytes = writer_->written();
   manifest_.sha256 = writer_->sha256();
+  core::ensure(
+      request_.compression != core::Compression::kNone || manifest_.bytes == manifest_.ndjson_bytes,
+      "every byte of the rows is in the file");
   publish();
   write_figures_ = core::JsonObject()
                        .raw("seconds", seconds_json(seconds_since(start)))

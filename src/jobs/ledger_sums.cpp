@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 
+#include "core/check.hpp"
 #include "core/error.hpp"
 #include "pg/entry.hpp"
 
@@ -180,12 +181,14 @@ void merge_from(shm_mq_handle* queue, LedgerSums<Key>& sums) {
     if (first) {
       first = false;
       Summary summary;
+      core::ensure(bytes == sizeof summary, "a scan worker's first message is its summary");
       std::memcpy(&summary, data, sizeof summary);
       sums.rows += summary.rows;
       sums.fits = sums.fits && summary.fits &&
                   add_nobody(sums, summary.nobody_sum, summary.nobody_rows, summary.nobody_nulls);
       continue;
     }
+    core::ensure(bytes % sizeof(Entry) == 0, "a scan worker sends whole entries");
     const auto* entries = static_cast<const Entry*>(data);
     for (std::size_t i = 0; i < bytes / sizeof(Entry) && sums.fits; ++i) {
       const Entry& entry = entries[i];

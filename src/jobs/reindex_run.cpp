@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/backoff.hpp"
+#include "core/check.hpp"
 #include "core/json.hpp"
 #include "core/token_estimate.hpp"
 #include "jobs/attempt.hpp"
@@ -642,6 +643,8 @@ class Run {
   providers::EmbedResult take_vectors(ReindexUnit& unit, providers::EmbedResult result) {
     unit.tokens += static_cast<std::int64_t>(result.tokens);
     lost_tokens_ += static_cast<std::int64_t>(result.unanswered_tokens);
+    core::ensure(result.vectors.size() == unit.to_embed.size(),
+                 "a batch of texts gets as many embeddings");
     for (std::size_t i = 0; i < unit.to_embed.size(); ++i) {
       unit.vectors[unit.to_embed[i]] = std::move(result.vectors[i]);
     }
@@ -657,6 +660,7 @@ class Run {
     }
     ++passed_.embedded;
     for (const providers::Refusal& refusal : result.refused) {
+      core::ensure(refusal.index < unit.to_embed.size(), "a refused text is one of the batch");
       unit.failed.emplace_back(unit.to_embed[refusal.index], refusal.reason);
     }
     unit.phase = ReindexUnit::Phase::kStoring;
@@ -736,6 +740,7 @@ class Run {
     }
     unit.refused = result.refused.size();
     for (const providers::Refusal& refusal : result.refused) {
+      core::ensure(refusal.index < unit.stored.size(), "a refused vector is one of the batch");
       unit.failed.emplace_back(unit.stored[refusal.index], refusal.reason);
     }
     // A chunk that fails now may have been good before: its older vector goes.

@@ -2,6 +2,9 @@
 #include "pg/postgres.hpp"
 
 #include <malloc.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/allocator_interface.h>
+#endif
 
 #include <cstdint>
 
@@ -26,8 +29,21 @@ Datum destroyed(pg::Args) { return Int32GetDatum(test::Witness::destroyed()); }
 
 // Bytes that malloc has handed out: the C++ heap, and the blocks of every memory context.
 Datum heap_bytes(pg::Args) {
+#ifdef __SANITIZE_ADDRESS__
+  return Int64GetDatum(static_cast<std::int64_t>(__sanitizer_get_current_allocated_bytes()));
+#else
   const struct mallinfo2 info = ::mallinfo2();
   return Int64GetDatum(static_cast<std::int64_t>(info.uordblks + info.hblkhd));
+#endif
+}
+
+// Whether the module, and the extension with it, is built with AddressSanitizer (scripts/asan.sh).
+Datum sanitized(pg::Args) {
+#ifdef __SANITIZE_ADDRESS__
+  return BoolGetDatum(true);
+#else
+  return BoolGetDatum(false);
+#endif
 }
 
 // Arms the session's own statement_timeout to strike so many milliseconds from now, rather than
@@ -73,6 +89,7 @@ BACMR_FUNCTION(bacmr_test_watch_parameters, watch_parameters);
 BACMR_FUNCTION(bacmr_test_alive, alive);
 BACMR_FUNCTION(bacmr_test_destroyed, destroyed);
 BACMR_FUNCTION(bacmr_test_heap_bytes, heap_bytes);
+BACMR_FUNCTION(bacmr_test_sanitized, sanitized);
 BACMR_FUNCTION(bacmr_test_statement_timeout, statement_timeout);
 
 // For the benchmark: what a call costs by itself.

@@ -202,6 +202,7 @@ $standby->init_from_backup($node, 'base', has_streaming => 1);
 $standby->start;
 my $there = artifact_folder($standby, 'app');
 @before = names_in($there);
+# Exports by hand work there: standby_reads.pl.
 for my $statement (q{SELECT bacmr_import('bacmr_source', 'x')}, q{SELECT bacmr_verify_export('x')},
     q{CALL bacmr_run_job('export')}, q{SELECT bacmr_restore_drill()})
 {
