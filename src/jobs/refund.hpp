@@ -31,8 +31,8 @@ std::set<std::string> users_with_wallet(pg::Spi& spi, const sources::Source& wal
                                         const std::vector<std::string>& users);
 
 // Locks what reservations of `handles` (row handles, as text; `users` are theirs, one each) nobody
-// else holds, looks at them again, and marks them expired. Returns one row, with the columns below: arrays of the same
-// length, a count, and `tokens_before` plus the amounts, as text.
+// else holds, looks at them again, and marks them expired. Returns one row, with the columns below:
+// arrays of the same length, a count, and `tokens_before` plus the amounts, as text.
 enum MarkedColumn { kIds, kUsers, kAmounts, kRequestIds, kMarked, kTotal };
 pg::Rows mark_expired(pg::Spi& spi, const sources::Source& reservations, std::int64_t now,
                       const std::vector<std::string>& handles,

@@ -1,7 +1,7 @@
 // Which indexes the jobs find on the attached tables. All of it needs an SPI connection.
 //
-// `predicate`: an index of those rows alone will do as well as one of all. It compares a column with
-// a constant, as in "status = 'reserved'", whatever the column's type.
+// `predicate`: an index of those rows alone will do as well as one of all. It compares a column
+// with a constant, as in "status = 'reserved'", whatever the column's type.
 #pragma once
 
 #include "sources/source.hpp"
