@@ -417,6 +417,13 @@ sub application_unit {
 
 # --- DDL -----------------------------------------------------------------------------------------
 
+# What REINDEX CONCURRENTLY leaves behind when it fails; the next would leave as many again.
+sub drop_invalid {
+    my ($table) = @_;
+    return "DO \$\$ DECLARE i regclass; BEGIN FOR i IN SELECT indexrelid FROM pg_index WHERE NOT indisvalid"
+      . " AND indrelid = to_regclass('$table') LOOP EXECUTE 'DROP INDEX ' || i; END LOOP; END \$\$";
+}
+
 # What it does to the money's tables keeps what is in them; chunks and vectors may vanish.
 sub ddl_unit {
     my $table = pick(qw(wallet wallet_ledger reservations chunks chunks));
@@ -431,7 +438,7 @@ sub ddl_unit {
         ["VACUUM ANALYZE $table"],
         ["CLUSTER $table USING ${table}_pkey"],
         ["REINDEX TABLE $table"],
-        ["REINDEX TABLE CONCURRENTLY $table"],
+        ["REINDEX TABLE CONCURRENTLY $table", drop_invalid($table)],
         ["CREATE INDEX IF NOT EXISTS extra_$table ON $table (" . ($table eq 'chunks' ? 'namespace' : 'user_id') . ')'],
         ["CREATE INDEX CONCURRENTLY IF NOT EXISTS extra_$table ON $table (" . ($table eq 'chunks' ? 'namespace' : 'user_id') . ')'],
         ["DROP INDEX IF EXISTS extra_$table"],
@@ -453,8 +460,10 @@ sub ddl_unit {
         [ q{ALTER TABLE chunks ALTER namespace TYPE varchar(200)} ],
         [ q{ALTER TABLE chunks ALTER namespace TYPE text} ],
         [ 'ALTER TABLE chunks RENAME TO chunks_away', sprintf('SELECT pg_sleep(%.2f)', rand 0.5), 'ALTER TABLE chunks_away RENAME TO chunks' ],
-        [ 'BEGIN', 'ALTER TABLE chunks RENAME TO chunks_old', 'CREATE TABLE chunks (LIKE chunks_old INCLUDING ALL)',
-          'ALTER TABLE chunks OWNER TO app', 'GRANT ALL ON chunks TO op', 'DROP TABLE chunks_old', 'COMMIT' ],
+        [ 'BEGIN', 'ALTER TABLE chunks RENAME TO chunks_old',
+          'CREATE TABLE chunks (LIKE chunks_old INCLUDING DEFAULTS INCLUDING IDENTITY)',
+          'ALTER TABLE chunks OWNER TO app', 'GRANT ALL ON chunks TO op', 'DROP TABLE chunks_old',
+          'ALTER TABLE chunks ADD PRIMARY KEY (id)', 'CREATE INDEX ON chunks (namespace, id)', 'COMMIT' ],
         [ 'ALTER TABLE chunks DROP COLUMN IF EXISTS token_count' ],
         [ 'ALTER TABLE chunks ADD COLUMN IF NOT EXISTS token_count int' ],
         [ 'ALTER TABLE chunks DISABLE TRIGGER USER' ],
