@@ -2,9 +2,6 @@
 #include "pg/postgres.hpp"
 
 #include <malloc.h>
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/allocator_interface.h>
-#endif
 
 #include <cstdint>
 
@@ -18,6 +15,10 @@ extern "C" {
 }
 
 extern "C" {
+#ifdef __SANITIZE_ADDRESS__
+// Not every compiler brings the header that declares it.
+std::size_t __sanitizer_get_current_allocated_bytes();
+#endif
 PG_MODULE_MAGIC;
 }
 
