@@ -195,5 +195,17 @@ is(scalar(grep { $_->{message} =~ /deadlock/ } log_entries($node, $offset)), 0, 
 is($node->safe_psql('app', q{SELECT deadlocks FROM pg_stat_database WHERE datname = 'app'}), 0,
     'and do not deadlock');
 
+# --- one text in two spellings ---------------------------------------------------------------------
+
+begin('composed and decomposed');
+$node->safe_psql('app', q{INSERT INTO chunks (id, namespace, content) VALUES
+    ('00000000-0000-0000-0000-000000000001', 'forms', U&'l\00E9l\00E8ve \0622'),
+    ('00000000-0000-0000-0000-000000000002', 'forms', U&'le\0301le\0300ve \0627\0653')});
+is($node->safe_psql('app', q{SELECT count(DISTINCT content) FROM chunks WHERE namespace = 'forms'}), 2,
+    'two spellings of one text');
+$job = queue_job($node, 'app', q{'forms', batch_size => 1, concurrency => 1});
+is(call_job($node, 'app', $job), '', 'both are embedded');
+is($openai->counts->{texts}, 1, 'and one is paid for');
+
 $node->stop;
 done_testing();
