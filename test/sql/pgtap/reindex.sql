@@ -1,7 +1,7 @@
 -- Reindex with what needs no network, from the plan to the cleanup: what a job writes, how it is
 -- watched, verification, comparison, swap and way back, all namespaces at once, repair; and tables
 -- of other shapes. What changes meanwhile: reindex_changes.sql; what is refused: reindex_guards.sql.
-\set tests 173
+\set tests 175
 \ir include/reindex.psql
 
 -- ---------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ SELECT raises(format('SELECT bacmr_reindex_discard(%s)', :job), '55000', 'cannot
 BEGIN;
 SELECT lives_ok(format('SELECT bacmr_reindex_discard(%s)', :second), 'discard: the target of a job that was rolled back');
 SELECT is((SELECT (active_namespace, previous_namespace, count(v.id))::text FROM bacmr_namespace n
-           LEFT JOIN bacmr_vector v ON v.namespace = 'math-v3' WHERE n.namespace = 'math' GROUP BY 1, 2), '(math-v2,,0)',
+           LEFT JOIN bacmr_vector v ON v.namespace = 'math-v3' WHERE n.namespace = 'math' GROUP BY active_namespace, previous_namespace), '(math-v2,,0)',
   'its vectors are gone, and nothing is left to go back to');
 SELECT is((job(:second)).status, 'cancelled', 'and the job is cancelled');
 ROLLBACK;
