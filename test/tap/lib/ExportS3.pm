@@ -156,7 +156,10 @@ sub test_altered {
     my $key = "/bacmr-dr/app/$file";
     my $content = object_of($s3, 'bacmr-dr', "app/$file");
     $node->safe_psql('app', 'TRUNCATE chunks');
-    my $put = sub { s3_request($s3, 'PUT', $_[0], content => $_[1])->{success} or die 'PUT' };
+    my $put = sub {
+        my $answer = s3_request($s3, 'PUT', $_[0], content => $_[1]);
+        $answer->{success} or die "PUT $_[0]: $answer->{status} $answer->{content}";
+    };
     my $refused = sub {
         my ($what, $error) = @_;
         like(error_of($node, 'app', "SELECT bacmr_import_chunks('dr/app/$file')"), $error,
