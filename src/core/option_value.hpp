@@ -34,9 +34,9 @@ bool is_bucket(std::string_view text);
 // Of object names: plain segments between slashes.
 bool is_prefix(std::string_view text);
 // Printable ASCII without spaces, so that it cannot end a header line. Up to 16 kB.
-bool is_secret(std::string_view text);
+bool is_secret(std::string_view value);
 // An absolute path without `.` or `..`.
-bool is_plain_path(std::string_view text);
+bool is_plain_path(std::string_view value);
 
 struct OptionUrl {
   bool https = false;

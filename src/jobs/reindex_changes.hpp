@@ -48,7 +48,7 @@ Changes next_changes(const pg::Extension& extension, const std::string& space, i
                      pg::Spi::Access access = pg::Spi::Access::kReadWrite);
 std::int64_t count_changes(const pg::Extension& extension, const std::string& space);
 // Takes what has been dealt with off the queue. What was noted meanwhile stays.
-void forget_changes(const pg::Extension& extension, const Changes& changes);
+void forget_changes(const pg::Extension& extension, const Changes& dealt_with);
 // Notes chunks by hand, and whether somebody has noted that any may have changed (TRUNCATE); taking
 // that note off.
 void add_changes(const pg::Extension& extension, const std::string& space,
