@@ -41,7 +41,9 @@ my $node = new_server('main', conf => [
     'bacmr.http_max_retries = 0',
     'bacmr.breaker_threshold = 1000',
     'bacmr.export_keep = 1',
-    q{bacmr.export_keep_age = '0'} ]);
+    q{bacmr.export_keep_age = '0'},
+    # Temporary tables of a session that a crash has ended are the server's to drop.
+    q{autovacuum_naptime = '1s'} ]);
 app_database($node, 'app');
 give_wallets($node, 'app', WALLETS);
 make_bucket($s3, 'bacmr-dr');
