@@ -41,7 +41,7 @@ PG_CPPFLAGS = -I$(TOP)/src -isystem $(PG_SERVER_HEADERS)
 # the preprocessor come last on the command line: so -fwrapv, one of the server's, is off again.
 ifeq ($(SANITIZE),yes)
 override with_llvm := no
-SANITIZERS = -fsanitize=address,undefined
+SANITIZERS = -fsanitize=address,undefined,float-cast-overflow
 PG_CPPFLAGS += $(SANITIZERS) -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -fno-wrapv \
 	-U_FORTIFY_SOURCE -D_GLIBCXX_ASSERTIONS -D_GLIBCXX_SANITIZE_VECTOR=1 \
 	-D_GLIBCXX_SANITIZE_STD_ALLOCATOR=1

@@ -144,6 +144,8 @@ sub s3_sign {
     my ($s3, $method, $path, %options) = @_;
     my ($host) = $s3->{endpoint} =~ m{^http://([^/]+)};
     my %given = %{ $options{headers} // {} };
+    # HTTP::Tiny would add it without a signature, which a Ceph 20 refuses.
+    $given{'content-type'} //= 'application/octet-stream' if defined $options{content};
     my $time = POSIX::strftime('%Y%m%dT%H%M%SZ', gmtime);
     my %headers = (
         (map { lc $_ => $given{$_} } keys %given),
