@@ -69,8 +69,8 @@ ChunkReader::ChunkReader(const sources::Source& chunks)
       id_type_oid_(chunks.type("id")),
       id_type_(chunks.type_name("id")),
       space_(chunks.col("namespace")) {
-  // In Unicode's form C, in which nearly all text is: what reads the same is the same to a model, to
-  // the cache and to who pays, however the PDF has put its accents together.
+  // In Unicode's form C, in which nearly all text is: what reads the same is the same to a model,
+  // to the cache and to who pays, however the PDF has put its accents together.
   const std::string text = chunks.col("content") + "::text";
   columns_ = id_ + "::text, CASE WHEN " + text + " IS NFC NORMALIZED THEN " + text +
              " ELSE normalize(" + text + ", NFC) END";

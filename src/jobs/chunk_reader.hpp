@@ -14,7 +14,7 @@ namespace jobs {
 
 struct Chunk {
   std::string id;
-  std::string content;  // in Unicode's normal form C
+  std::string content;   // in Unicode's normal form C
   std::string metadata;  // a JSON object
 };
 
