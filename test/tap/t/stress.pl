@@ -269,7 +269,7 @@ SELECT 'finding of run ' || run_id FROM bacmr_discrepancy d
 UNION ALL
 SELECT 'job ' || job_id || ' ' || status FROM bacmr_reindex_job
   WHERE (status = 'failed' AND error IS NULL) OR finished_at < started_at
-     OR (swapped_at IS NOT NULL AND verified_at IS NULL AND status = 'completed')
+     OR (swapped_at IS NOT NULL AND verified_at IS NULL AND status = 'completed' AND error IS NULL)
 UNION ALL
 SELECT 'batch of job ' || job_id FROM bacmr_reindex_batch b
   WHERE NOT EXISTS (SELECT FROM bacmr_reindex_job j WHERE j.job_id = b.job_id)
