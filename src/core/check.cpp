@@ -13,8 +13,7 @@ void throw_broken(const char* what, const char* file, int line) {
   throw Error(sqlstate::kInternalError, std::string("a check of bacmr_ops failed: ") + what,
               "At " + path.substr(start == std::string::npos ? 0 : start) + ":" +
                   std::to_string(line) + ".",
-              "This is a defect of the extension, or the memory of this machine: nothing has been "
-              "changed. Please report it.");
+              "This is a defect of the extension, or of this machine's memory. Please report it.");
 }
 
 }  // namespace core
