@@ -165,7 +165,7 @@ CREATE TABLE virtual (a int, twice int GENERATED ALWAYS AS (a * 2) VIRTUAL, gone
   day date GENERATED ALWAYS AS (at::date) VIRTUAL);
 ALTER TABLE virtual DROP gone;
 INSERT INTO virtual (a, t, doc, at) VALUES (1, 'x', '{"k": "\"v\""}', '2026-02-28 23:59'), (NULL, 'عربي', NULL, NULL),
-  (3, NULL, '{"k":\n1}', 'infinity');
+  (3, NULL, E'{"k":\n1}', 'infinity');
 ALTER TABLE virtual ADD late int GENERATED ALWAYS AS (a - 1) VIRTUAL;
 SELECT is_row_to_json('virtual', 'virtual generated columns');
 CREATE TABLE only_virtual (v int GENERATED ALWAYS AS (42) VIRTUAL);
